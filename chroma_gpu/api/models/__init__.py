@@ -1,0 +1,1 @@
+"""The objects that clients hand out; module names as in Chroma."""

@@ -1,0 +1,163 @@
+"""Texts to vectors through any embedding function: nothing that a function may do reaches a store unchecked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, ClassVar, Final, Protocol, TypeAlias, TypeVar, runtime_checkable
+
+import numpy as np
+
+from chroma_gpu.embed.progress import bar
+from chroma_gpu.embed.results import normalize_embeddings, validate_embeddings
+from chroma_gpu.errors import ChromaError, EmbeddingFailed
+from chroma_gpu.records import Rows, Vectors
+
+T = TypeVar("T")
+
+Block: TypeAlias = tuple[int, Vectors]
+"""(start, vectors): the vectors of inputs [start, start + len(vectors))."""
+
+BATCH: Final = 1_024
+"""Texts per call of a foreign function in ``embed_blocks``."""
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A function of ours that makes its own batches.
+
+    streams  False in a subclass that changed ``__call__`` or ``embed_query``, which then must be called
+    """
+
+    streams: ClassVar[bool]
+
+    def blocks(self, texts: Iterable[str], *, query: bool = False, progress: bool | None = None) -> Iterator[Block]:
+        """The vectors of texts in blocks, in order."""
+        ...
+
+
+def embed_texts(
+    function: Any, texts: Sequence[Any], *, query: bool = False, progress: bool | None = None, batch: int | None = None
+) -> Vectors:
+    """The vectors of texts (or images), by any embedding function.
+
+    query     embed as search queries: ``embed_query`` where the function has one
+    progress  as in ``progress.bar``
+    batch     inputs per call of a foreign function; None gives it all of them at once, as Chroma does
+    Returns   [len(texts), dim] float32, finite, C-contiguous; [0, 0] for no texts
+    Raises    EmbeddingFailed   the function raised, or returned another number of vectors, vectors of different lengths,
+                                NaN or infinity; the cause is chained
+              ValueError        as Chroma does: the result is no list of numeric vectors. A ValueError or an error of this
+                                package that the function itself raises passes unchanged
+    Cost      a function of this package embeds equal texts once
+    """
+    if len(texts) == 0:
+        return np.empty((0, 0), np.float32)
+    if isinstance(function, Streaming) and function.streams:
+        return own_vectors(function, texts, query=query, progress=progress)
+    return _gather(_foreign_blocks(function, texts, query, progress, batch or len(texts)), len(texts))
+
+
+def own_vectors(function: Streaming, texts: Sequence[str], *, query: bool = False, progress: bool | None = None) -> Vectors:
+    """The vectors of texts, at least one, by a function of this package: [len(texts), dim] float32. Equal texts are embedded once.
+
+    Raises ValueError for what is no text.
+    """
+    for position, text in enumerate(texts):
+        check_text(text, position)
+    distinct, places = unique(texts)
+    vectors = _gather(function.blocks(distinct, query=query, progress=progress), len(distinct))
+    return vectors if len(distinct) == len(texts) else vectors[places]
+
+
+def embed_blocks(
+    function: Any, texts: Iterable[Any], *, query: bool = False, progress: bool | None = None, batch: int = BATCH
+) -> Iterator[Block]:
+    """The vectors of any number of texts in blocks of bounded memory, in order, for jobs that commit as they go.
+
+    batch   inputs per call of a foreign function; the functions of this package make their own batches
+    Yields  (start, [m, dim] float32)
+    Raises  what ``embed_texts`` raises; the blocks before it are good
+    """
+    if isinstance(function, Streaming) and function.streams:
+        return function.blocks(texts, query=query, progress=progress)
+    return _foreign_blocks(function, texts, query, progress, batch)
+
+
+def check_text(text: object, position: int) -> None:
+    """Raises ValueError unless ``text`` is a str."""
+    if not isinstance(text, str):
+        raise ValueError(f"Expected documents to be strings, got {type(text).__name__} at position {position}")
+
+
+def unique(texts: Iterable[str]) -> tuple[list[str], Rows]:
+    """The distinct texts in the order of their first occurrence, and the place of each text among them, [n] uint32."""
+    places: dict[str, int] = {}
+    return_to = np.fromiter((places.setdefault(text, len(places)) for text in texts), np.uint32)
+    return list(places), return_to
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items in lists of ``size``; the last may be shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _gather(blocks: Iterator[Block], n: int) -> Vectors:
+    """The blocks as one [n, dim] array."""
+    vectors: Vectors | None = None
+    for start, block in blocks:
+        if vectors is None:
+            vectors = block if len(block) == n else np.empty((n, block.shape[1]), np.float32)
+        if vectors is not block:
+            vectors[start : start + len(block)] = block
+    if vectors is None:
+        raise EmbeddingFailed(f"an embedding function returned nothing for {n} texts.")
+    return vectors
+
+
+def _foreign_blocks(function: Any, texts: Iterable[Any], query: bool, progress: bool | None, size: int) -> Iterator[Block]:
+    start, dim = 0, None
+    with bar(len(texts) if isinstance(texts, Sequence) else None, progress) as count:
+        for batch in batches(texts, size):
+            vectors = _checked(_called(function, batch, query), len(batch), function)
+            if dim is not None and vectors.shape[1] != dim:
+                raise _failed(function, f"returned vectors of {dim} dimensions, then of {vectors.shape[1]}")
+            dim = vectors.shape[1]
+            count(len(batch))
+            yield start, vectors
+            start += len(batch)
+
+
+def _called(function: Any, batch: list[Any], query: bool) -> Any:
+    embed = getattr(function, "embed_query", function) if query else function
+    try:
+        return embed(input=batch)
+    except (ChromaError, ValueError):
+        raise
+    except Exception as error:
+        raise _failed(function, f"raised {type(error).__name__}: {error}") from error
+
+
+def _checked(result: Any, n: int, function: Any) -> Vectors:
+    """The result as [n, dim] float32."""
+    arrays = validate_embeddings(normalize_embeddings(result))
+    if len(arrays) != n:
+        raise _failed(function, f"returned {len(arrays)} vectors for {n} texts")
+    dim = len(arrays[0])
+    for position, array in enumerate(arrays):
+        if array.ndim != 1:
+            raise _failed(function, f"returned an array of {array.ndim} dimensions for text {position}")
+        if len(array) != dim:
+            raise _failed(function, f"returned {dim} numbers for text 0 and {len(array)} for text {position}")
+    with np.errstate(over="ignore"):
+        vectors = np.ascontiguousarray(np.stack(arrays), np.float32)
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        raise _failed(function, f"returned NaN or infinity for text {bad[0]}")
+    return vectors
+
+
+def _failed(function: Any, what: str) -> EmbeddingFailed:
+    return EmbeddingFailed(f"embedding function {type(function).__name__} {what}.", hint="Nothing of this batch was written.")

@@ -1,0 +1,145 @@
+"""The indexes of one table: which there are, how far they have come, how they catch up."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from chroma_gpu import device
+from chroma_gpu.config import Settings
+from chroma_gpu.engine import checkpoint, planner
+from chroma_gpu.engine.background import Background
+from chroma_gpu.engine.planner import Choice
+from chroma_gpu.index import Index, IndexSpec, create, has_faiss
+from chroma_gpu.records import Metric, VectorSource
+
+# Rows an index takes in at a time; between slices a build can be stopped.
+SLICE = 16_384
+# Fewer new rows than this are left to the exact scan of the next query: it costs less than waking a thread.
+LATE_ROWS = 1_024
+# Bytes of a checkpoint that is read at once when a table is opened; larger ones are read in the background.
+SMALL_CHECKPOINT = 32 << 20
+
+
+class Indexes:
+    """Builds and keeps the indexes that the settings want for a table of its size.
+
+    Indexes catch up in the background; a query scores the rows that an index has not taken in yet exactly, so nothing waits
+    for them. An index that failed to build is left out, and its error is raised by ``build``.
+    """
+
+    def __init__(
+        self,
+        source: VectorSource,
+        metric: Metric,
+        params: Mapping[str, Any],
+        settings: Settings,
+        background: Background,
+        folder: Path | None,
+    ) -> None:
+        self._source = source
+        self._metric = metric
+        self._params = params
+        self._settings = settings
+        self._background = background
+        self._folder = folder
+        self._kept: dict[str, Index] = {}
+        self._saved: dict[str, int] = {}
+        self._failed: dict[str, Exception] = {}
+        self._building = threading.Lock()
+        self._opened = False
+        self._closed = False
+
+    def choices(self) -> list[Choice]:
+        """What the planner may choose from."""
+        return [Choice(kind, len(index)) for kind, index in list(self._kept.items()) if len(index)]
+
+    def get(self, kind: str | None) -> Index:
+        """A kept index. Raises KeyError."""
+        return self._kept[kind or ""]
+
+    def follow(self, rows: int, dim: int | None) -> None:
+        """See that the indexes catch up with so many rows: soon, in the background."""
+        if dim is None or self._closed:
+            return
+        if not self._opened:
+            self._opened = True
+            self._restore_small(rows, dim)
+        for kind in self._wanted(rows):
+            index = self._kept.get(kind)
+            if kind not in self._failed and rows - (0 if index is None else len(index)) >= (1 if index is None else LATE_ROWS):
+                self._background.ask(id(self), lambda: self._catch_up(rows, dim))
+                return
+
+    def build(self, rows: int, dim: int | None) -> None:
+        """Catch up now, in this thread. Raises what a build raised."""
+        if dim is not None:
+            self._failed.clear()
+            self._catch_up(rows, dim)
+            for error in self._failed.values():
+                raise error
+
+    def close(self) -> None:
+        """Stop building and let go. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._background.drain(id(self))
+        with self._building:
+            self._kept.clear()
+
+    def _wanted(self, rows: int) -> tuple[str, ...]:
+        return planner.wanted(self._settings, rows, faiss=has_faiss(), gpu=device.is_gpu(self._settings.device))
+
+    def _catch_up(self, rows: int, dim: int) -> None:
+        with self._building:
+            for kind in self._wanted(rows):
+                try:
+                    self._take_in(kind, rows, dim)
+                except Exception as error:
+                    # The answer stays right without the index; whoever waits for it gets the error.
+                    self._kept.pop(kind, None)
+                    self._failed[kind] = error
+
+    def _restore_small(self, rows: int, dim: int) -> None:
+        """Checkpoints that are read faster than a query is answered without them are read before the first one."""
+        with self._building:
+            for kind in self._wanted(rows):
+                if self._folder is not None and 0 < checkpoint.size(self._folder, kind) <= SMALL_CHECKPOINT:
+                    self._restored(kind, self._spec(kind, dim))
+
+    def _take_in(self, kind: str, rows: int, dim: int) -> None:
+        index = self._kept.get(kind)
+        if index is None:
+            spec = self._spec(kind, dim)
+            index = self._restored(kind, spec) or create(spec, self._source)
+            self._kept[kind] = index
+        for stop in range(len(index), rows, SLICE):
+            if self._closed:
+                return
+            index.add(min(stop + SLICE, rows))
+        self._save(kind)
+
+    def _restored(self, kind: str, spec: IndexSpec) -> Index | None:
+        index = checkpoint.restore(self._folder, spec, self._source) if self._folder else None
+        self._saved[kind] = 0 if index is None else len(index)
+        if index is not None:
+            self._kept[kind] = index
+        return index
+
+    def _spec(self, kind: str, dim: int) -> IndexSpec:
+        return IndexSpec(kind, self._metric, dim, self._params_of(kind))
+
+    def _params_of(self, kind: str) -> dict[str, Any]:
+        if kind == "flat":
+            return {"device": device.pick(self._settings.device)}
+        return dict(self._params) if kind == "hnsw" else {}
+
+    def _save(self, kind: str) -> None:
+        """A checkpoint, if a quarter or more of the index would have to be built anew without it."""
+        index = self._kept[kind]
+        if self._folder is not None and kind != "flat" and len(index) - self._saved[kind] > len(index) // 4:
+            checkpoint.save(index, self._folder)
+            self._saved[kind] = len(index)

@@ -1,0 +1,57 @@
+"""Which records pass a condition: the expression tree, evaluated to an exact set of rows.
+
+``Expr`` nodes are values. Each operator is one small class that knows two things: its meaning for one record (``matches``, the plain
+reference) and how to find its rows from typed columns (``rows``) or in texts.
+"""
+
+from __future__ import annotations
+
+from chroma_gpu.filter.column import Kind, Scalar
+from chroma_gpu.filter.columns import Columns, ColumnStatistics, ColumnView
+from chroma_gpu.filter.documents import (
+    DOCUMENT_OPERATORS,
+    DocumentContains,
+    DocumentMatches,
+    DocumentNotContains,
+    DocumentNotMatches,
+    DocumentOperator,
+    Texts,
+)
+from chroma_gpu.filter.expr import MAX_DEPTH, And, Expr, InRows, Or, Step, evaluate, matches, to_dict
+from chroma_gpu.filter.operators import OPERATORS, Contains, Eq, Gt, Gte, In, Lt, Lte, Ne, NotContains, NotIn, Operator
+
+__all__ = [
+    "DOCUMENT_OPERATORS",
+    "MAX_DEPTH",
+    "OPERATORS",
+    "And",
+    "ColumnStatistics",
+    "ColumnView",
+    "Columns",
+    "Contains",
+    "DocumentContains",
+    "DocumentMatches",
+    "DocumentNotContains",
+    "DocumentNotMatches",
+    "DocumentOperator",
+    "Eq",
+    "Expr",
+    "Gt",
+    "Gte",
+    "In",
+    "InRows",
+    "Kind",
+    "Lt",
+    "Lte",
+    "Ne",
+    "NotContains",
+    "NotIn",
+    "Operator",
+    "Or",
+    "Scalar",
+    "Step",
+    "Texts",
+    "evaluate",
+    "matches",
+    "to_dict",
+]

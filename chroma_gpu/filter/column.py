@@ -1,0 +1,240 @@
+"""One column: the metadata values of one field and one type, and which of them equal something or lie between two bounds.
+
+Numbers compare by their exact values: 2**53 + 1 is not 2.0**53, and no int equals 1.5.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Final, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from chroma_gpu.records import Rows
+
+Scalar: TypeAlias = str | int | float | bool
+Flags: TypeAlias = npt.NDArray[np.bool_]
+
+
+class Kind(StrEnum):
+    """The types of a metadata value, or of an element of a metadata array. bool is not an int."""
+
+    BOOL = "bool"
+    INT = "int"
+    FLOAT = "float"
+    STR = "str"
+
+
+def stored(value: object) -> tuple[Kind, Scalar] | None:
+    """A value with its type, as a record keeps it: ints are 64-bit and floats beyond that; NaN and other types are nothing."""
+    if isinstance(value, bool):
+        return Kind.BOOL, value
+    if isinstance(value, str):
+        return Kind.STR, value
+    if isinstance(value, int):
+        return (Kind.INT, value) if INT_MIN <= value <= INT_MAX else (Kind.FLOAT, _nearest_float(value))
+    if isinstance(value, float) and not math.isnan(value):
+        return Kind.FLOAT, value
+    return None
+
+
+INT_MIN: Final = -(1 << 63)
+INT_MAX: Final = (1 << 63) - 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Column:
+    """The values of one field and type, by ascending row. A value, but for room behind it that the next one may use.
+
+    array    the values are elements of arrays, which share a row; otherwise each row is there once
+    n        how many places of the buffers are filled
+    _rows    [>= n] uint32
+    _values  [>= n] bool, int64, float64, or int32 codes of strings
+    _codes   the number of each string there ever was, shared by all successors
+    """
+
+    kind: Kind
+    array: bool
+    n: int
+    _rows: Rows
+    _values: npt.NDArray[Any]
+    _codes: _Codes | None
+
+    @classmethod
+    def empty(cls, kind: Kind, array: bool) -> Self:
+        """No values yet."""
+        codes = _Codes() if kind is Kind.STR else None
+        return cls(kind, array, 0, np.empty(0, np.uint32), np.empty(0, _DTYPES[kind]), codes)
+
+    @property
+    def rows(self) -> Rows:
+        """[n] uint32, ascending."""
+        return self._rows[: self.n]
+
+    @property
+    def distinct(self) -> int | None:
+        """How many different strings there ever were; None for other types."""
+        return None if self._codes is None else len(self._codes)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, room for growth and the strings included."""
+        codes = 0 if self._codes is None else sys.getsizeof(self._codes) + self._codes.text_bytes
+        return self._rows.nbytes + self._values.nbytes + codes
+
+    def appended(self, rows: Rows, values: Sequence[Scalar]) -> Self:
+        """With the values of rows past the last one. Only the newest column may be appended to: successors share its buffers."""
+        stop = self.n + len(rows)
+        buffers = self._rows, self._values
+        if stop > len(self._rows):
+            buffers = _grown(self._rows, self.n, stop), _grown(self._values, self.n, stop)
+        buffers[0][self.n : stop] = rows
+        buffers[1][self.n : stop] = self._encoded(values)
+        return replace(self, n=stop, _rows=buffers[0], _values=buffers[1])
+
+    def rewritten(self, targets: Rows, rows: Rows, values: Sequence[Scalar]) -> Self:
+        """Without the values of targets, and with the values of rows, which are some of the targets. Both ascend.
+
+        Cost  O(len(targets) log n), and a copy of the column if anything of it changes
+        """
+        starts, stops = np.searchsorted(self.rows, targets), np.searchsorted(self.rows, targets, "right")
+        held = stops > starts
+        if not held.any() and not len(rows):
+            return self
+        if not self.array and np.array_equal(targets[held], rows):
+            changed = self._values.copy()
+            changed[starts[held]] = self._encoded(values)
+            return replace(self, _values=changed)
+        keep = np.ones(self.n, np.bool_)
+        for start, stop in zip(starts[held], stops[held], strict=True):
+            keep[start:stop] = False
+        kept = self.rows[keep]
+        places = np.searchsorted(kept, rows)
+        all_rows = np.insert(kept, places, rows)
+        all_values = np.insert(self._values[: self.n][keep], places, self._encoded(values))
+        return replace(self, n=len(all_rows), _rows=all_rows, _values=all_values)
+
+    def mark(self, hits: Flags, passed: Flags) -> None:
+        """Set hits [size] at the rows of the values that passed [n]."""
+        rows = self.rows
+        if self.n and not self.array and int(rows[-1]) - int(rows[0]) + 1 == self.n:
+            hits[int(rows[0]) : int(rows[-1]) + 1] |= passed
+        else:
+            hits[rows[np.flatnonzero(passed)]] = True
+
+    def among(self, wanted: Sequence[Scalar]) -> Flags:
+        """[n] bool: which values equal one of the wanted ones, of any type.  Cost: one pass, a few if many values are wanted."""
+        values = self._values[: self.n]
+        held = self._held(wanted)
+        if len(held) > _FEW and self._codes is not None:
+            chosen = np.zeros(len(self._codes), np.bool_)
+            chosen[held] = True
+            return np.take(chosen, values)
+        if len(held) > _FEW:
+            return np.isin(values, np.array(held, values.dtype))
+        hits = np.zeros(self.n, np.bool_)
+        for value in held:
+            hits |= values == value
+        return hits
+
+    def between(self, low: int | float | None, high: int | float | None, include_low: bool, include_high: bool) -> Flags:
+        """[n] bool: which numbers lie between two bounds, of which None is none; no string or bool does, and nothing for NaN."""
+        if self.kind not in (Kind.INT, Kind.FLOAT) or any(
+            isinstance(bound, float) and math.isnan(bound) for bound in (low, high)
+        ):
+            return np.zeros(self.n, np.bool_)
+        if self.kind is Kind.INT:
+            return _between_ints(self._values[: self.n], low, high, include_low, include_high)
+        return _between_floats(self._values[: self.n], low, high, include_low, include_high)
+
+    def _encoded(self, values: Sequence[Scalar]) -> npt.NDArray[Any]:
+        if self._codes is not None:
+            return np.fromiter(map(self._codes.__getitem__, values), np.int32, len(values))
+        return np.array(values, self._values.dtype)
+
+    def _held(self, wanted: Sequence[Scalar]) -> list[Any]:
+        """The wanted values as this column would hold them, without those it cannot: as ints, 2.0 is 2, and 2.5 nothing."""
+        if self._codes is not None:
+            return [code for value in wanted if (code := self._codes.get(value)) is not None]
+        if self.kind is Kind.BOOL:
+            return [value for value in wanted if isinstance(value, bool)]
+        numbers = [value for value in wanted if isinstance(value, int | float) and not isinstance(value, bool)]
+        if self.kind is Kind.INT:
+            whole = [int(number) for number in numbers if isinstance(number, int) or number.is_integer()]
+            return [number for number in whole if INT_MIN <= number <= INT_MAX]
+        return [nearest for number in numbers if (nearest := _nearest_float(number)) == number]
+
+
+class _Codes(dict[Any, int]):
+    """Strings to consecutive numbers. Asked for a new string by ``[]``, it gives it the next one."""
+
+    text_bytes = 0
+
+    def __missing__(self, text: Any) -> int:
+        code = self[text] = len(self)
+        self.text_bytes += sys.getsizeof(text)
+        return code
+
+
+_FEW: Final = 8
+_DTYPES: Final[Mapping[Kind, npt.DTypeLike]] = {
+    Kind.BOOL: np.bool_,
+    Kind.INT: np.int64,
+    Kind.FLOAT: np.float64,
+    Kind.STR: np.int32,
+}
+
+
+def _between_ints(
+    values: npt.NDArray[Any], low: int | float | None, high: int | float | None, include_low: bool, include_high: bool
+) -> Flags:
+    """Which ints lie between the bounds, by the first and the last int that do."""
+    first = INT_MIN if low is None or low == -math.inf else INT_MAX + 1 if low == math.inf else math.ceil(low)
+    last = INT_MAX if high is None or high == math.inf else INT_MIN - 1 if high == -math.inf else math.floor(high)
+    first += first == low and not include_low
+    last -= last == high and not include_high
+    if first > min(last, INT_MAX) or last < INT_MIN:
+        return np.zeros(len(values), np.bool_)
+    above = values >= first if first > INT_MIN else None
+    below = values <= last if last < INT_MAX else None
+    return _both(above, below, len(values))
+
+
+def _between_floats(
+    values: npt.NDArray[Any], low: int | float | None, high: int | float | None, include_low: bool, include_high: bool
+) -> Flags:
+    """Which floats lie between the bounds. For a bound that is no float, the nearest float stands; it is inside or outside itself."""
+    above = below = None
+    if low is not None:
+        nearest = _nearest_float(low)
+        above = values >= nearest if nearest > low or (nearest == low and include_low) else values > nearest
+    if high is not None:
+        nearest = _nearest_float(high)
+        below = values <= nearest if nearest < high or (nearest == high and include_high) else values < nearest
+    return _both(above, below, len(values))
+
+
+def _both(above: Flags | None, below: Flags | None, n: int) -> Flags:
+    if above is None:
+        return np.ones(n, np.bool_) if below is None else below
+    return above if below is None else above & below
+
+
+def _nearest_float(number: int | float) -> float:
+    """The float nearest to a number; infinity beyond all finite ones."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
+
+
+def _grown(array: npt.NDArray[Any], n: int, needed: int) -> npt.NDArray[Any]:
+    """A copy of the first n places, with room for what is needed and a quarter more."""
+    grown = np.empty(needed + needed // 4, array.dtype)
+    grown[:n] = array[:n]
+    return grown

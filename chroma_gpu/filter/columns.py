@@ -1,0 +1,201 @@
+"""Metadata as typed, sparse columns in memory, so that a condition on all rows is one vectorised pass.
+
+Columns are derived from the records of the store and can be rebuilt from them at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+
+from chroma_gpu.filter.column import INT_MAX, INT_MIN, Column, Flags, Kind, Scalar, stored
+from chroma_gpu.records import Rows
+from chroma_gpu.rowset import RowSet
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnStatistics:
+    """What is known of one column: how many values it holds and, for strings, how many different ones it ever held."""
+
+    field: str
+    kind: Kind
+    array: bool
+    count: int
+    distinct: int | None
+
+
+class ColumnView:
+    """The metadata of rows [0, size) at one moment: for every field and type the rows that have a value, and the values.
+
+    What it returns covers [0, size), rows that left the table included; the caller masks them.
+    Cost  a condition is one pass over the values of its field and, for its bitmap, over size bits
+    """
+
+    def __init__(self, size: int, fields: Mapping[str, Mapping[_Type, Column]]) -> None:
+        self._size = size
+        self._fields = fields
+
+    @property
+    def size(self) -> int:
+        """How many rows are covered."""
+        return self._size
+
+    def equal(self, field: str, value: Scalar) -> RowSet:
+        """The rows whose scalar equals value: bool and bool, str and str, numbers and numbers. An array equals nothing."""
+        return self.among(field, (value,))
+
+    def among(self, field: str, values: Sequence[Scalar]) -> RowSet:
+        """The rows whose scalar equals one of values."""
+        return self._where((column, column.among(values)) for column in self._of(field) if not column.array)
+
+    def between(
+        self,
+        field: str,
+        low: int | float | None,
+        high: int | float | None,
+        *,
+        include_low: bool = True,
+        include_high: bool = True,
+    ) -> RowSet:
+        """The rows whose int or float lies between two bounds; None is no bound."""
+        return self._where(
+            (column, column.between(low, high, include_low, include_high)) for column in self._of(field) if not column.array
+        )
+
+    def containing(self, field: str, value: Scalar) -> RowSet:
+        """The rows whose array has an element of value's very type that equals it. A scalar contains nothing."""
+        known = stored(value)
+        column = self._fields.get(field, {}).get((known[0], True)) if known else None
+        return self._where([(column, column.among([known[1]]))] if known and column else [])
+
+    def has(self, field: str) -> RowSet:
+        """The rows that have a value of any type."""
+        return self._where((column, np.ones(column.n, np.bool_)) for column in self._of(field))
+
+    def count(self, field: str) -> int:
+        """How many values a condition on this field looks at."""
+        return sum(column.n for column in self._of(field))
+
+    def statistics(self) -> list[ColumnStatistics]:
+        """Every column with its counts."""
+        return [
+            ColumnStatistics(field, column.kind, column.array, column.n, column.distinct)
+            for field in self._fields
+            for column in self._of(field)
+        ]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory held, room for growth included: 12 per int or float, 8 per str, 5 per bool; each different str once."""
+        return sum(column.nbytes for field in self._fields for column in self._of(field))
+
+    def _of(self, field: str) -> Iterable[Column]:
+        return self._fields.get(field, {}).values()
+
+    def _where(self, passed: Iterable[tuple[Column, Flags]]) -> RowSet:
+        hits = np.zeros(self._size, np.bool_)
+        for column, flags in passed:
+            column.mark(hits, flags)
+        return RowSet.where(hits)
+
+
+class Columns(ColumnView):
+    """The columns of a table as it grows. One writer at a time; whoever reads beside it reads a ``snapshot``."""
+
+    def __init__(self) -> None:
+        super().__init__(0, {})
+
+    def snapshot(self) -> ColumnView:
+        """The columns as they are now, untouched by later changes.  Cost: none; memory is shared."""
+        return ColumnView(self._size, self._fields)
+
+    def append(self, first_row: int, metadatas: Sequence[Mapping[str, Any] | None]) -> None:
+        """Take in rows [first_row, first_row + n). Rows between ``size`` and first_row have no metadata.
+
+        Raises   ValueError if first_row is below ``size``
+        Cost     amortised O(n), and O(fields)
+        """
+        if first_row < self._size:
+            raise ValueError(f"rows from {first_row} on cannot be appended, {self._size} rows are here")
+        rows = np.arange(first_row, first_row + len(metadatas), dtype=np.uint32)
+        fields = {field: dict(columns) for field, columns in self._fields.items()}
+        for field, kind, array, places, values in _typed(metadatas):
+            columns = fields.setdefault(field, {})
+            column = columns.get((kind, array)) or Column.empty(kind, array)
+            columns[kind, array] = column.appended(rows[places], values)
+        self._size, self._fields = first_row + len(metadatas), fields
+
+    def rewrite(self, rows: Rows, metadatas: Sequence[Mapping[str, Any] | None]) -> None:
+        """Give rows other metadata; None leaves them without.
+
+        rows     [n] uint32 below ``size``, each once, in any order
+        Raises   ValueError
+        Cost     O(n log size) for each column, and a copy of those that change
+        """
+        if len(rows) != len(metadatas):
+            raise ValueError(f"{len(rows)} rows cannot take {len(metadatas)} metadatas")
+        order = np.argsort(rows)
+        targets = rows[order]
+        if len(targets) and (int(targets[-1]) >= self._size or bool((targets[1:] == targets[:-1]).any())):
+            raise ValueError(f"rows to rewrite must differ and be below {self._size}")
+        new: dict[str, dict[_Type, tuple[Rows, list[Any]]]] = {field: {} for field in self._fields}
+        for field, kind, array, places, values in _typed([metadatas[at] for at in order]):
+            new.setdefault(field, {})[kind, array] = (targets[places], values)
+        fields = {}
+        for field, given in new.items():
+            columns = dict(self._fields.get(field, {}))
+            for kind, array in columns.keys() | given.keys():
+                column = columns.get((kind, array)) or Column.empty(kind, array)
+                columns[kind, array] = column.rewritten(targets, *given.get((kind, array), (targets[:0], [])))
+            fields[field] = {key: column for key, column in columns.items() if column.n}
+        self._fields = {field: columns for field, columns in fields.items() if columns}
+
+
+_Type: TypeAlias = tuple[Kind, bool]
+"""A column's type, and whether it holds elements of arrays."""
+
+_KINDS: Final[Mapping[type, Kind]] = {bool: Kind.BOOL, int: Kind.INT, float: Kind.FLOAT, str: Kind.STR}
+
+
+def _typed(
+    metadatas: Sequence[Mapping[str, Any] | None],
+) -> Iterator[tuple[str, Kind, bool, list[int] | slice, list[Any]]]:
+    """The values of a batch by field and type: (field, type, whether of arrays, places in the batch, values)."""
+    by_field: dict[str, tuple[list[int], list[Any]]] = {}
+    for place, metadata in enumerate(metadatas):
+        if metadata:
+            for field, value in metadata.items():
+                pair = by_field.get(field)
+                if pair is None:
+                    pair = by_field[field] = ([], [])
+                pair[0].append(place)
+                pair[1].append(value)
+    for field, (places, values) in by_field.items():
+        kind = _KINDS.get(type(values[0])) if len(set(map(type, values))) == 1 else None
+        if kind is not None and _plain(kind, values):
+            yield field, kind, False, slice(None) if len(places) == len(metadatas) else places, values
+        else:
+            yield from _one_by_one(field, places, values)
+
+
+def _plain(kind: Kind, values: list[Any]) -> bool:
+    """Whether values of one exact type are all stored as they are."""
+    if kind is Kind.FLOAT:
+        return not np.isnan(values).any()
+    return kind is not Kind.INT or (min(values) >= INT_MIN and max(values) <= INT_MAX)
+
+
+def _one_by_one(field: str, places: list[int], values: list[Any]) -> Iterator[tuple[str, Kind, bool, list[int], list[Any]]]:
+    by_type: dict[_Type, tuple[list[int], list[Any]]] = {}
+    for place, value in zip(places, values, strict=True):
+        array = isinstance(value, list)
+        for element in value if array else (value,):
+            if (known := stored(element)) is not None:
+                pair = by_type.setdefault((known[0], array), ([], []))
+                pair[0].append(place)
+                pair[1].append(known[1])
+    for (kind, array), (at, typed) in by_type.items():
+        yield field, kind, array, at, typed

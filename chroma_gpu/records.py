@@ -1,0 +1,138 @@
+"""The values that travel between the rooms: batches of records, hits, rows.
+
+One word per thing: an *id* is the user's string; a *row* is the position of a record in its table (uint32, given once,
+never used again before compaction). Ids exist in the API and in the store's id table; everything between speaks of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Rows: TypeAlias = npt.NDArray[np.uint32]
+"""[n] uint32: positions of records in their table."""
+
+Vectors: TypeAlias = npt.NDArray[np.float32]
+"""[n, dim] float32, C-contiguous, finite."""
+
+NO_ROW: Final = np.uint32(0xFFFFFFFF)
+"""Stands where there is no row."""
+
+Metadata: TypeAlias = dict[str, Any]
+"""Keys to str, int, float, bool, or a non-empty list of one of these."""
+
+
+class Metric(StrEnum):
+    """How far two vectors are apart. Smaller is nearer, always.
+
+    l2      squared Euclidean distance
+    ip      1 - inner product
+    cosine  1 - cosine; a zero vector has cosine 0 with everything
+    """
+
+    L2 = "l2"
+    IP = "ip"
+    COSINE = "cosine"
+
+
+class Mode(StrEnum):
+    """What a write does with ids that exist and ids that do not.
+
+    add     existing ids are skipped
+    update  unknown ids are skipped
+    upsert  existing ids are updated, unknown ids are added
+    """
+
+    ADD = "add"
+    UPDATE = "update"
+    UPSERT = "upsert"
+
+
+class Column(StrEnum):
+    """The columns of a record that a reader may ask for; ids always come."""
+
+    DOCUMENT = "document"
+    METADATA = "metadata"
+    URI = "uri"
+    VECTOR = "vector"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RecordBatch:
+    """n records as columns. A column that is None was not given, or not asked for; the others have length n."""
+
+    ids: list[str]
+    vectors: Vectors | None = None
+    documents: Sequence[str | None] | None = None
+    metadatas: Sequence[Metadata | None] | None = None
+    uris: Sequence[str | None] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hits:
+    """The nearest rows of each query, best first; equal distances in the order of their rows.
+
+    rows       [q, k] uint32; NO_ROW past counts[i]
+    distances  [q, k] float32, ascending; +inf past counts[i]
+    counts     [q] int32: how many places of each query are filled
+    exact      every query's answer is proved to equal brute force
+    guard      how an approximate answer was checked ("passed", "widened", "exact"), or None
+    """
+
+    rows: Rows
+    distances: npt.NDArray[np.float32]
+    counts: npt.NDArray[np.int32]
+    exact: bool = True
+    guard: str | None = None
+
+    @classmethod
+    def empty(cls, n_queries: int, k: int = 0) -> Hits:
+        """No hit for any query: rows [q, k] all NO_ROW."""
+        return cls(
+            np.full((n_queries, k), NO_ROW, np.uint32),
+            np.full((n_queries, k), np.inf, np.float32),
+            np.zeros(n_queries, np.int32),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Changes:
+    """What happened to a table after a sequence number, all transactions together.
+
+    seq       the sequence number reached
+    first, stop  rows [first, stop) were appended (some of them may be dead again)
+    dead      rows that left the table
+    touched   rows whose metadata or document was rewritten in place (some of them may be dead)
+    """
+
+    seq: int
+    first: int
+    stop: int
+    dead: Rows = field(default_factory=lambda: np.empty(0, np.uint32))
+    touched: Rows = field(default_factory=lambda: np.empty(0, np.uint32))
+
+
+class VectorSource(Protocol):
+    """Where the vectors of a table can be read. Rows never change, so no lock is needed to read below ``len``."""
+
+    dim: int
+
+    def __len__(self) -> int:
+        """How many rows can be read."""
+        ...
+
+    def block(self, start: int, stop: int) -> Vectors:
+        """Rows [start, stop), as a view where that is possible. Read-only."""
+        ...
+
+    def gather(self, rows: Rows) -> Vectors:
+        """[len(rows), dim] float32 copy, in the order of rows."""
+        ...

@@ -1,0 +1,121 @@
+"""Where records are kept: the contract of the store.
+
+The store is the truth; indexes and columns are derived from it and catch up through ``changes``. A commit is the only moment
+that matters: before it nothing of a batch is visible, after it everything is, and stays after a crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from chroma_gpu.errors import StoreError
+from chroma_gpu.records import Changes, Column, Metadata, Mode, RecordBatch, Rows, VectorSource
+from chroma_gpu.rowset import RowSet
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One committed state of a store.
+
+    seq    number of the last committed write; 0 for a new store
+    rows   rows ever given: every row is below this
+    live   how many of them are in the table
+    dim    length of the vectors; None before the first one
+    """
+
+    seq: int
+    rows: int
+    live: int
+    dim: int | None
+
+
+class Moved(StoreError):
+    """The records are kept elsewhere now: a compaction moved them. The write did not happen; open the new folder and write there."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Written:
+    """What a write did.
+
+    added, replaced, rewritten, removed  how many records: new ids, existing ids with a new vector (and so a new row), existing ids
+                                         whose metadata or document changed in place, ids deleted
+    """
+
+    seq: int
+    added: int = 0
+    replaced: int = 0
+    rewritten: int = 0
+    removed: int = 0
+
+
+class Store(Protocol):
+    """The records of one collection. Safe for many threads and many processes."""
+
+    vectors: VectorSource
+
+    def state(self) -> State:
+        """The last committed state, commits of other processes included.  Cost: one key read."""
+        ...
+
+    def write(self, batch: RecordBatch, mode: Mode) -> Written:
+        """Add, update or upsert a batch in one transaction; durable when it returns.
+
+        ids must be unique within the batch. New ids need vectors. UPDATE and UPSERT merge metadata key by key (a value of None
+        deletes the key) and keep documents, uris and vectors that are not given or None.
+        Raises   DimensionMismatch, Moved, DiskFull, StoreBusy; nothing was written then
+        Cost     O(len(batch)), whatever the size of the table
+        """
+        ...
+
+    def delete(self, rows: Rows) -> Written:
+        """Remove records in one transaction; rows that are dead already are skipped."""
+        ...
+
+    def set_dim(self, dim: int) -> None:
+        """Fix the length of the vectors of a store that has no row yet, as its first write would. Raises InvalidArgumentError."""
+        ...
+
+    def rows_of(self, ids: Sequence[str]) -> Rows:
+        """[len(ids)] uint32: the row of each id, NO_ROW where there is none."""
+        ...
+
+    def read(self, rows: Rows, columns: frozenset[Column]) -> RecordBatch:
+        """The asked columns of live rows, in the order of rows. Dead rows raise KeyError. Copies; nothing points into the store."""
+        ...
+
+    def metadatas(self, rows: Rows) -> list[Metadata | None]:
+        """The metadata of each row in the order of rows; None where there is none, and for dead rows."""
+        ...
+
+    def documents(self, rows: Rows) -> Iterator[bytes | None]:
+        """The UTF-8 text of each row in the order of rows, None where there is none. For scans: streamed, not decoded."""
+        ...
+
+    def live(self) -> RowSet:
+        """The live rows of the last committed state, of size state().rows."""
+        ...
+
+    def births(self, first: int = 0) -> tuple[Rows, Rows]:
+        """(rows, births): rows from ``first`` on whose record was first inserted under an earlier row, and that earlier row.
+
+        A record keeps its place in insertion order when a new vector gives it a new row; all other rows are their own birth.
+        """
+        ...
+
+    def changes(self, since: int) -> Changes | None:
+        """What happened after sequence number ``since``; None if the log does not reach back so far (start from ``live``)."""
+        ...
+
+    def verify(self) -> list[str]:
+        """Every inconsistency found by reading everything: checksums, counts, digests, id table against records. Empty is sound."""
+        ...
+
+    def copy_live(self, target: Store) -> None:
+        """Write every live record to an empty store, in insertion order, so that rows are dense again."""
+        ...
+
+    def close(self) -> None:
+        """Release files and memory. Idempotent."""
+        ...

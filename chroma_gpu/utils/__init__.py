@@ -1,0 +1,1 @@
+"""Where Chroma's users import things from."""

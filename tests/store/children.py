@@ -1,0 +1,184 @@
+"""What other processes do in these tests."""
+
+from __future__ import annotations
+
+import traceback
+
+
+def report(pipe, function, args):
+    """Send (whether it went well, what the function returned or its traceback)."""
+    try:
+        pipe.send((True, function(*args)))
+    except BaseException:
+        pipe.send((False, traceback.format_exc()))
+    pipe.close()
+
+
+def open_numbers(path, **settings):
+    """The environment of these tests: table a from numbers to their text."""
+    from chroma_gpu.store.lmdb import open_lmdb
+
+    return open_lmdb(path, ("a",), **settings)
+
+
+def put_numbers(keyvalue, start, stop):
+    """Some kilobytes for each number, so that maps fill up."""
+    keyvalue.write(lambda txn: txn.append("a", ((number_key(n), b"%d" % n * 500) for n in range(start, stop))))
+
+
+def numbers(keyvalue):
+    """The numbers that are there; their values are checked."""
+    with keyvalue.read() as txn:
+        items = list(txn.scan("a"))
+    found = [int.from_bytes(key, "big") for key, _ in items]
+    assert [value for _, value in items] == [b"%d" % n * 500 for n in found]
+    return found
+
+
+def number_key(number):
+    return number.to_bytes(4, "big")
+
+
+def write_numbers(path, start, stop, batch, map_size):
+    """Write numbers in batches, and close."""
+    keyvalue = open_numbers(path, map_size=map_size)
+    for first in range(start, stop, batch):
+        put_numbers(keyvalue, first, min(first + batch, stop))
+    keyvalue.close()
+
+
+def forked(work):
+    """Fork, run ``work`` in the child within five seconds: how the child ended, 0 if ``work`` returned true."""
+    import os
+    import signal
+
+    child = os.fork()
+    if child == 0:
+        signal.alarm(5)
+        try:
+            os._exit(0 if work() else 1)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(2)
+    return os.waitpid(child, 0)[1]
+
+
+def fork_and_use(path):
+    """Parent and child go on with the same environment; the child opened nothing itself."""
+    keyvalue = open_numbers(path)
+    put_numbers(keyvalue, 0, 10)
+
+    def in_child():
+        assert numbers(keyvalue) == list(range(10))
+        put_numbers(keyvalue, 10, 20)
+        again = open_numbers(path)
+        put_numbers(again, 20, 30)
+        again.close()
+        return numbers(keyvalue) == list(range(30))
+
+    ended = forked(in_child)
+    put_numbers(keyvalue, 30, 40)
+    return ended, numbers(keyvalue) == list(range(40))
+
+
+def fork_while_others_work(path):
+    """Threads read and write without a pause while the process forks, again and again."""
+    import threading
+
+    keyvalue = open_numbers(path, map_size=1 << 18)
+    put_numbers(keyvalue, 0, 10)
+    done, failures = threading.Event(), []
+
+    def busy(step):
+        try:
+            n = 0
+            while not done.is_set():
+                step(n)
+                n += 1
+        except BaseException:
+            failures.append(traceback.format_exc())
+
+    def write(n):
+        put_numbers(keyvalue, 10 + n, 11 + n)
+
+    threads = [threading.Thread(target=busy, args=(step,)) for step in (write, lambda _: numbers(keyvalue))]
+    for thread in threads:
+        thread.start()
+
+    def in_child():
+        there = numbers(keyvalue)
+        keyvalue.write(lambda txn: txn.put("a", number_key(1_000_000), b"1000000" * 500))
+        return numbers(keyvalue)[: len(there)] == there
+
+    ended = []
+    for _ in range(10):
+        ended.append(forked(in_child))
+        keyvalue.write(lambda txn: txn.delete("a", number_key(1_000_000)))
+    done.set()
+    for thread in threads:
+        thread.join()
+    return ended, failures
+
+
+def fork_inside_a_transaction(path):
+    """The child cannot give up the parent's opening without ending the parent's snapshot."""
+    from chroma_gpu.errors import StoreError
+
+    keyvalue = open_numbers(path)
+    put_numbers(keyvalue, 0, 10)
+
+    def in_child():
+        try:
+            numbers(keyvalue)
+        except StoreError as error:
+            keyvalue.close()
+            return "forked" in str(error)
+
+    with keyvalue.read() as txn:
+        ended = forked(in_child)
+        write_elsewhere = forked(lambda: True)
+        still = txn.get("a", number_key(1)) == b"1" * 500
+        registered = str(keyvalue._environment._lmdb.readers())
+    return ended, write_elsewhere, still, "no active readers" not in registered
+
+
+def fill_a_disk(path, limit):
+    """Write until files may not grow: the error, what is there after it, and what can be deleted and written then."""
+    import resource
+
+    from chroma_gpu.errors import DiskFull
+
+    keyvalue = open_numbers(path)
+    put_numbers(keyvalue, 0, 50)
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, unlimited[1]))
+    try:
+        for first in range(50, 10_000, 50):
+            put_numbers(keyvalue, first, first + 50)
+    except DiskFull as full:
+        stopped, error = first, str(full)
+    there = numbers(keyvalue)
+    keyvalue.write(lambda txn: [txn.delete("a", number_key(n)) for n in range(50)])
+    put_numbers(keyvalue, 20_000, 20_010)
+    resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    put_numbers(keyvalue, 30_000, 30_500)
+    expected = [*range(50, stopped), *range(20_000, 20_010), *range(30_000, 30_500)]
+    return error, there == list(range(stopped)), numbers(keyvalue) == expected, keyvalue.verify()
+
+
+def open_with_little_address_space(path):
+    """Ask for a map that cannot be had; and then for growth that cannot be had."""
+    import resource
+
+    from chroma_gpu.errors import StoreError
+
+    with open("/proc/self/statm") as statm:
+        used = int(statm.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 27), resource.RLIM_INFINITY))
+    keyvalue = open_numbers(path, map_size=1 << 40)
+    put_numbers(keyvalue, 0, 10)
+    try:
+        for first in range(10, 1_000_000, 1000):
+            put_numbers(keyvalue, first, first + 1000)
+    except StoreError as error:
+        return str(error), numbers(keyvalue) == list(range(first)), keyvalue.write(lambda txn: txn.delete("a", number_key(1)))
