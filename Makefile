@@ -48,7 +48,8 @@ check: lint types test
 soak: $(VENV)/.test
 	$(BIN)/python -m pytest -m soak -q --timeout 7200
 
-bench: $(VENV)/.bench
+# Only on green tests.
+bench: check $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py --peers chromadb,faiss,hnswlib,lancedb --rows 50000
 
 # All that needs a GPU, in one command: the tests marked for it, on the card.

@@ -67,7 +67,8 @@ def look() -> list[Finding]:
 def _device(device: Device) -> str:
     memory = f", {device.free / 2**30:.1f} of {device.total / 2**30:.1f} GiB free" if device.total and device.free else ""
     half = f", full speed in {' and '.join(device.half)}" if device.half else ""
-    return f"{device.name}: {device.model}{memory}{half}"
+    model = "" if device.model == device.name else f": {device.model}"
+    return f"{device.name}{model}{memory}{half}"
 
 
 def _package(name: str) -> Finding:

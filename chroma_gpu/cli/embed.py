@@ -18,16 +18,16 @@ from tqdm.auto import tqdm
 
 from chroma_gpu.api.models.Collection import Collection
 from chroma_gpu.api.open import PersistentClient
+from chroma_gpu.embed import EmbeddingFunction, known_embedding_functions
+from chroma_gpu.utils.embedding_functions import SentenceTransformerEmbeddingFunction
 
 
 def run(options: argparse.Namespace) -> int:
     """Read, embed and commit ``--batch`` records at a time. Records whose id is there with the same text are not embedded again."""
-    from chroma_gpu.utils.embedding_functions import DefaultEmbeddingFunction, SentenceTransformerEmbeddingFunction
-
     console = Console()
     path = Path(options.file)
     total = sum(1 for _ in _records(path))
-    model = SentenceTransformerEmbeddingFunction(options.model) if options.model else DefaultEmbeddingFunction()
+    model = _function(options.model)
     started = time.perf_counter()
     embedded = 0
     with PersistentClient(options.path) as client:
@@ -46,6 +46,13 @@ def run(options: argparse.Namespace) -> int:
             f"{embedded:,} of {total:,} texts embedded in {seconds:.1f} s, kept in {options.path}"
         )
     return 0
+
+
+def _function(name: str | None) -> EmbeddingFunction[Any]:
+    """The embedding function that ``--model`` names: one of ours by its stored name, else a sentence-transformers model."""
+    if name in (None, "default", "hashing", "static"):
+        return known_embedding_functions[name or "default"].build_from_config({})
+    return SentenceTransformerEmbeddingFunction(name)
 
 
 def _take_in(collection: Collection, batch: list[tuple[str, str, dict[str, Any] | None]]) -> int:

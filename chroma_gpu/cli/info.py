@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(facts, indent=1))
         return 0
     table = Table(title=f"{options.path}: {_size(Path(options.path))}", title_justify="left")
-    for name in ("collection", "records", "deleted rows", "dimension", "distance", "embedding function", "indexed"):
+    for name in ("collection", "records", "deleted rows", "dimension", "distance", "embedding function"):
         table.add_column(name, justify="right" if name in ("records", "deleted rows", "dimension") else "left")
     for each in facts:
         table.add_row(*_row(each))
@@ -42,11 +42,10 @@ def compact(options: argparse.Namespace) -> int:
 
 
 def _row(facts: dict[str, Any]) -> list[str]:
-    indexed = ", ".join(f"{kind} {rows:,}" for kind, rows in facts["indexed"].items()) or "-"
     dimension = str(facts["dimension"] or "-")
     return [
         facts["name"], f"{facts['records']:,}", f"{facts['dead']:,}", dimension, facts["distance"],
-        facts["embedding_function"] or "-", indexed,
+        facts["embedding_function"] or "-",
     ]  # fmt: skip
 
 

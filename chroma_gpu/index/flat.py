@@ -141,7 +141,7 @@ class _Buffer:
         vectors, gain, bias = vectors.copy(), np.ones_like(norms), np.zeros_like(norms)
         vectors[aside] = 0
         if self.metric is Metric.COSINE:
-            gain = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
+            gain = np.divide(1, norms, out=np.zeros_like(norms), where=~aside & (norms > 0))
         elif self.metric is Metric.L2:
             bias = np.where(aside, 0, norms * np.where(aside, 0, norms) / 2).astype(np.float32)
         bias[aside] = np.inf
