@@ -14,20 +14,7 @@ DEFAULT_DATABASE: Final = "default_database"
 # Fields of Chroma's Settings that change nothing here: they configure its server, its telemetry or its distributed parts.
 # They are taken and kept, so that code written for Chroma runs unchanged.
 CHROMA_ONLY: Final = frozenset(
-    """environment chroma_api_impl chroma_server_nofile chroma_server_thread_pool_size chroma_server_host chroma_server_headers
-    chroma_server_http_port chroma_server_ssl_enabled chroma_server_ssl_verify chroma_server_api_default_path
-    chroma_server_cors_allow_origins chroma_http_keepalive_secs chroma_http_max_connections chroma_http_max_keepalive_connections
-    chroma_server_authn_provider chroma_server_authn_credentials chroma_server_authn_credentials_file
-    chroma_server_authz_provider chroma_server_authz_config chroma_server_authz_config_file chroma_client_auth_provider
-    chroma_client_auth_credentials chroma_auth_token_transport_header chroma_server_auth_ignore_paths
-    chroma_overwrite_singleton_tenant_database_access_from_auth chroma_otel_collection_endpoint chroma_otel_service_name
-    chroma_otel_collection_headers chroma_otel_granularity chroma_product_telemetry_impl chroma_telemetry_impl anonymized_telemetry
-    migrations migrations_hash_algorithm chroma_segment_cache_policy chroma_memory_limit_bytes chroma_segment_manager_impl
-    chroma_sysdb_impl chroma_producer_impl chroma_consumer_impl chroma_executor_impl chroma_quota_provider_impl
-    chroma_rate_limiting_provider_impl chroma_async_rate_limit_provider_impl chroma_quota_enforcer_impl chroma_logservice_host
-    chroma_logservice_port chroma_logservice_request_timeout_seconds chroma_sysdb_request_timeout_seconds
-    chroma_query_request_timeout_seconds chroma_collection_assignment_policy_impl chroma_coordinator_host worker_memberlist_name
-    chroma_server_grpc_port tenant_id topic_namespace""".split()
+    ["environment", "chroma_api_impl", "chroma_server_nofile", "chroma_server_thread_pool_size", "chroma_server_host", "chroma_server_headers", "chroma_server_http_port", "chroma_server_ssl_enabled", "chroma_server_ssl_verify", "chroma_server_api_default_path", "chroma_server_cors_allow_origins", "chroma_http_keepalive_secs", "chroma_http_max_connections", "chroma_http_max_keepalive_connections", "chroma_server_authn_provider", "chroma_server_authn_credentials", "chroma_server_authn_credentials_file", "chroma_server_authz_provider", "chroma_server_authz_config", "chroma_server_authz_config_file", "chroma_client_auth_provider", "chroma_client_auth_credentials", "chroma_auth_token_transport_header", "chroma_server_auth_ignore_paths", "chroma_overwrite_singleton_tenant_database_access_from_auth", "chroma_otel_collection_endpoint", "chroma_otel_service_name", "chroma_otel_collection_headers", "chroma_otel_granularity", "chroma_product_telemetry_impl", "chroma_telemetry_impl", "anonymized_telemetry", "migrations", "migrations_hash_algorithm", "chroma_segment_cache_policy", "chroma_memory_limit_bytes", "chroma_segment_manager_impl", "chroma_sysdb_impl", "chroma_producer_impl", "chroma_consumer_impl", "chroma_executor_impl", "chroma_quota_provider_impl", "chroma_rate_limiting_provider_impl", "chroma_async_rate_limit_provider_impl", "chroma_quota_enforcer_impl", "chroma_logservice_host", "chroma_logservice_port", "chroma_logservice_request_timeout_seconds", "chroma_sysdb_request_timeout_seconds", "chroma_query_request_timeout_seconds", "chroma_collection_assignment_policy_impl", "chroma_coordinator_host", "worker_memberlist_name", "chroma_server_grpc_port", "tenant_id", "topic_namespace"]
 )
 
 

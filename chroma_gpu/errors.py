@@ -217,7 +217,7 @@ class ModelNotFound(EmbeddingFailed):
     """No source of the model could be reached; the message lists each and what to do."""
 
 
-class MissingDependency(EngineError, ImportError):
+class MissingDependency(EngineError, ImportError):  # type: ignore[misc]  # ImportError has a field of that name too
     """An optional package is not installed; the message gives the command that installs it."""
 
 

@@ -13,7 +13,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 GROUND = {"errors", "config", "records", "rowset", "rwlock", "device", ""}
 MAY_IMPORT = {
-    **{ground: GROUND for ground in GROUND},
+    **dict.fromkeys(GROUND, GROUND),
     "kernels": GROUND,
     "embed": GROUND | {"kernels"},
     "filter": GROUND,

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, TypeAlias, TypedDict, TypeVar, runtim
 import numpy as np
 import numpy.typing as npt
 
-from chroma_gpu.embed import Embeddable, Embeddings, EmbeddingFunction, Space
+from chroma_gpu.embed import Embeddable, EmbeddingFunction, Embeddings, Space
 from chroma_gpu.records import Metadata
 from chroma_gpu.utils.embedding_functions import DefaultEmbeddingFunction
 

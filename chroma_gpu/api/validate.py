@@ -382,7 +382,7 @@ def _scalar(key: str, value: Any) -> Any:
     """The value as one of the four plain types; ints past 64 bits become floats, as in Chroma."""
     plain: Callable[[Any], Any]
     for plain in (bool, str, int, float):
-        if isinstance(value, plain):  # type: ignore[arg-type]
+        if isinstance(value, plain):
             break
     else:
         raise ValueError(

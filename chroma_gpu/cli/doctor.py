@@ -8,9 +8,9 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from rich.console import Console
 from rich.table import Table
 
+from chroma_gpu.cli.console import console
 from chroma_gpu.device import Device, describe
 from chroma_gpu.embed.local import DEFAULT_MODEL
 from chroma_gpu.embed.sources import Request, find
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         table.add_column(name, overflow="fold")
     for each in findings:
         table.add_row("ok" if each.well else "missing" if each.required else "note", each.name, each.fact, "" if each.well else each.fix)
-    Console().print(table)
+    console().print(table)
     return int(any(each.required and not each.well for each in findings))
 
 

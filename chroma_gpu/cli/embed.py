@@ -13,18 +13,18 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from rich.console import Console
 from tqdm.auto import tqdm
 
 from chroma_gpu.api.models.Collection import Collection
 from chroma_gpu.api.open import PersistentClient
+from chroma_gpu.cli.console import console
 from chroma_gpu.embed import EmbeddingFunction, known_embedding_functions
 from chroma_gpu.utils.embedding_functions import SentenceTransformerEmbeddingFunction
 
 
 def run(options: argparse.Namespace) -> int:
     """Read, embed and commit ``--batch`` records at a time. Records whose id is there with the same text are not embedded again."""
-    console = Console()
+    out = console()
     path = Path(options.file)
     total = sum(1 for _ in _records(path))
     model = _function(options.model)
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
                 embedded += _take_in(collection, batch)
                 bar.update(len(batch))
         seconds = time.perf_counter() - started
-        console.print(
+        out.print(
             f"{collection.name}: {collection.count():,} records ({collection.count() - before:,} new), "
             f"{embedded:,} of {total:,} texts embedded in {seconds:.1f} s, kept in {options.path}"
         )

@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from chroma_gpu.api.open import PersistentClient
+from chroma_gpu.cli.console import console
 from chroma_gpu.errors import NotFoundError
 
 
@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
         table.add_column(name, justify="right" if name in ("records", "deleted rows", "dimension") else "left")
     for each in facts:
         table.add_row(*_row(each))
-    Console().print(table)
+    console().print(table)
     return 0
 
 
@@ -37,7 +37,7 @@ def compact(options: argparse.Namespace) -> int:
     before = _size(Path(options.path))
     with PersistentClient(options.path) as client:
         client.get_collection(options.collection).compact()
-    Console().print(f"{options.collection}: {before} before, {_size(Path(options.path))} now")
+    console().print(f"{options.collection}: {before} before, {_size(Path(options.path))} now")
     return 0
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 
-from rich.console import Console
 from rich.table import Table
 
 from chroma_gpu.api.open import PersistentClient
 from chroma_gpu.api.types import QueryResult
+from chroma_gpu.cli.console import console
 
 
 def run(options: argparse.Namespace) -> int:
@@ -34,10 +34,10 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({key: value for key, value in result.items() if value is not None}, ensure_ascii=False, indent=1))
         return 0
-    console = Console()
+    out = console()
     for at, text in enumerate(options.texts):
-        console.print(_table(text, result, at, options))
-    console.print("  ".join(f"{name} {seconds * 1000:.1f} ms" for name, seconds in steps.items()), style="dim", highlight=False)
+        out.print(_table(text, result, at, options))
+    out.print("  ".join(f"{name} {seconds * 1000:.1f} ms" for name, seconds in steps.items()), style="dim")
     return 0
 
 

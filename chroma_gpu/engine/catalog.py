@@ -16,7 +16,6 @@ from chroma_gpu.records import Metric
 from chroma_gpu.store.keyvalue import KeyValue, Transaction
 from chroma_gpu.store.seal import seal, unseal
 
-
 T = TypeVar("T")
 
 TABLES = ("tenants", "databases", "names", "collections")

@@ -218,12 +218,13 @@ class Engine:
         folder = self._directory.folder(entry.folder) / "index" if self._directory else None
         indexes = Indexes(store.vectors, entry.metric, entry.params, self.settings, self._background, folder)
         new = _Open(entry, store, Table(store, entry.metric, indexes))
+        held: _Open | None
         with self._lock:
             held = self._open.setdefault(entry.id, new)
-            if held is not new and held.entry.folder != entry.folder:
-                held = None
-            else:
+            if held.entry.folder == entry.folder:
                 held.users += 1
+            else:
+                held = None
             crowd = len(self._open) - OPEN_TABLES if self._directory else 0
             idle = [each for each, other in self._open.items() if not other.users][: max(crowd, 0)]
         if held is not new:

@@ -54,7 +54,7 @@ class Indexes:
 
     def choices(self) -> list[Choice]:
         """What the planner may choose from."""
-        return [Choice(kind, len(index)) for kind, index in list(self._kept.items()) if len(index)]
+        return [Choice(index.spec, index.traits, len(index)) for index in list(self._kept.values()) if len(index)]
 
     def get(self, kind: str | None) -> Index:
         """A kept index. Raises KeyError."""

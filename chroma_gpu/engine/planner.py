@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from chroma_gpu.config import Settings
+from chroma_gpu.index import IndexSpec, Traits, cost
 
 
 class Way(StrEnum):
@@ -28,25 +29,11 @@ class Way(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
-    """Microseconds on one CPU core at 384 dimensions; they grow with the dimension where vectors are touched.
-
-    Measured with FAISS 1.15 on two AVX-512 machines (see docs/architecture.md, "Planner"); a plan needs their order, not their digits.
-    """
-
-    gather_row: float = 0.25
-    scan_row: float = 0.09
-    batch_row: float = 0.02
-    codes_row: float = 0.008
-    codes_query: float = 350.0
-    graph_query: float = 500.0
-
-
-@dataclass(frozen=True, slots=True)
 class Choice:
-    """One index that could serve: its kind and how many of the first rows it holds."""
+    """One index that could serve: what it is, and how many of the first rows it holds."""
 
-    kind: str
+    spec: IndexSpec
+    traits: Traits
     rows: int
 
 
@@ -78,40 +65,44 @@ class Plan:
 
 # Below this many rows a plain scan is as fast as any index.
 INDEX_ROWS = 2_048
-# An approximate index is asked for at most this many neighbours: past it, its rerank costs more than reading every vector.
-INDEX_K = 1_000
+# Microseconds of a search on a GPU, most of it launches and the way there and back. To be measured on a card.
+DEVICE_CALL = 150.0
 
 
-def plan(
-    candidates: int, rows: int, k: int, queries: int, dim: int, indexes: Sequence[Choice], costs: Costs | None = None
-) -> Plan:
+def plan(candidates: int, rows: int, k: int, queries: int, dim: int, indexes: Sequence[Choice]) -> Plan:
     """The cheapest way that keeps the answer right.
 
     candidates  live rows that pass the filter; rows: all rows of the table; queries: how many vectors are asked at once
     """
-    costs = costs or Costs()
     k = min(k, candidates)
     if k == 0:
         return Plan(Way.NOTHING, None, candidates, rows, k, 0.0)
-    width = dim / 384
-    share = candidates / rows
-    # One pass over the vectors serves all queries; each further query costs its share of a matrix product.
     ways: list[tuple[float, Way, str | None]] = [
-        (width * candidates * (costs.gather_row + costs.batch_row * (queries - 1)), Way.GATHER, None),
-        (width * rows * (costs.scan_row + costs.batch_row * (queries - 1)), Way.SCAN, None),
+        (cost.exact_rows(candidates, dim, queries), Way.GATHER, None),
+        (cost.exact_block(rows, candidates, dim, queries), Way.SCAN, None),
     ]
     for each in indexes:
-        if each.kind == "flat":
-            ways.append((0.0, Way.INDEX, each.kind))
-        elif k <= INDEX_K:
-            late = width * (rows - each.rows) * costs.scan_row
-            work = costs.codes_query + costs.codes_row * each.rows * width if each.kind == "codes" else costs.graph_query
-            # A filter that few rows pass makes an index look at more than it returns.
-            ways.append((late + queries * work * (1 + 0.1 * (1 / share - 1)) * (1 + k / 200), Way.INDEX, each.kind))
+        if not (each.traits.exact and each.traits.device == "cpu"):  # that is what gather and scan are
+            ways.append((_asked(each, candidates / rows, rows, k, queries, dim), Way.INDEX, each.spec.kind))
     ways.sort(key=lambda way: way[0])
-    considered = tuple((f"{way}({kind})" if kind else str(way), cost) for cost, way, kind in ways)
-    cost, way, kind = ways[0]
-    return Plan(way, kind, candidates, rows, k, cost, considered)
+    considered = tuple((f"{way}({kind})" if kind else str(way), each) for each, way, kind in ways)
+    cheapest, way, kind = ways[0]
+    return Plan(way, kind, candidates, rows, k, cheapest, considered)
+
+
+def _asked(index: Choice, share: float, rows: int, k: int, queries: int, dim: int) -> float:
+    """Microseconds of asking an index, and of scoring exactly what it does not hold yet."""
+    held = min(index.rows, rows)
+    passing = max(1, round(share * held))
+    late = rows - held
+    asked = cost.exact_block(late, round(share * late), dim, queries) if late else 0.0
+    if index.spec.kind == "codes":
+        fetch = 200 + 20 * k
+        return asked + queries * min(cost.codes(held, passing, dim, fetch), cost.codes_skipping(held, passing, dim, fetch))
+    if index.spec.kind == "hnsw":
+        fetch = max(int(index.spec.params.get("ef_search", 200)), k + k // 2)
+        return asked + queries * cost.graph(-(-fetch * held // passing), dim, fetch)
+    return asked + DEVICE_CALL
 
 
 def wanted(settings: Settings, rows: int, *, faiss: bool, gpu: bool) -> tuple[str, ...]:

@@ -152,7 +152,7 @@ class Table:
 
     def indexed(self) -> dict[str, int]:
         """How many of the first rows each index holds."""
-        return {choice.kind: choice.rows for choice in self._indexes.choices()}
+        return {choice.spec.kind: choice.rows for choice in self._indexes.choices()}
 
     def close(self) -> None:
         """Stop following the store, which stays open. Idempotent."""

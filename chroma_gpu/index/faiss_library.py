@@ -61,7 +61,7 @@ def read_faiss(file: BinaryIO) -> Any:
     left = os.fstat(file.fileno()).st_size - position
     faiss.set_deserialization_vector_byte_limit(max(1, left))
     faiss.set_deserialization_loop_limit(_LOOPS)
-    return faiss.downcast_index(faiss.read_index(faiss.PyCallbackIOReader(file.read)))
+    return faiss.read_index(faiss.PyCallbackIOReader(file.read))
 
 
 def in_own_thread(work: Callable[[], _T]) -> _T:

@@ -13,13 +13,15 @@ from chroma_gpu.errors import StoreBusy
 class Gate:
     """Counts the threads inside; ``shut`` waits until there is none and lets none in. Every wait is bounded.
 
-    A thread that is inside may enter again, also while another waits to shut: otherwise the two would wait for each other.
+    A thread that is inside may enter again, also while another waits to shut: otherwise the two would wait for each other. Only
+    one thread at a time may be ``alone``, which the writer's lock sees to.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.Lock())
         self._inside: dict[int, int] = {}
         self._keeper: int | None = None
+        self._alone: int | None = None
 
     def inside(self) -> bool:
         """Whether the calling thread is inside."""
@@ -30,8 +32,8 @@ class Gate:
         me = threading.get_ident()
         with self._changed:
             depth = self._inside.get(me, 0)
-            if not depth and self._keeper is not None and self._keeper != me:
-                self._wait(lambda: self._keeper is None, timeout)
+            if not depth and self._closed_to(me):
+                self._wait(lambda: not self._closed_to(me), timeout)
             self._inside[me] = depth + 1
 
     def leave(self) -> None:
@@ -43,8 +45,22 @@ class Gate:
                 self._inside[me] = depth
             else:
                 del self._inside[me]
-                if self._keeper is not None:
+                if self._keeper is not None or self._alone is not None:
                     self._changed.notify_all()
+
+    @contextmanager
+    def alone(self, timeout: float) -> Iterator[None]:
+        """From inside, keep others from coming in, and wait for at most ``timeout`` seconds until they have gone."""
+        me = threading.get_ident()
+        with self._changed:
+            self._alone = me
+            self._changed.wait_for(lambda: self._inside.keys() == {me}, timeout)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._alone = None
+                self._changed.notify_all()
 
     @contextmanager
     def shut(self, timeout: float) -> Iterator[None]:
@@ -79,6 +95,9 @@ class Gate:
         with self._changed:
             self._keeper = None
             self._changed.notify_all()
+
+    def _closed_to(self, thread: int) -> bool:
+        return self._keeper not in {None, thread} or self._alone not in {None, thread}
 
     def _wait(self, until: Callable[[], bool], timeout: float) -> None:
         if not self._changed.wait_for(until, max(timeout, 0.0)):

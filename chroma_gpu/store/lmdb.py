@@ -10,9 +10,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import lmdb
 
@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 _SMALLEST_MAP: Final = 1 << 18
 _READER_CHECK_SECONDS: Final = 30.0
+_QUIET_SECONDS: Final = 1.0
 
 
 def open_lmdb(path: Path, tables: Iterable[str], *, map_size: int = 1 << 30, lock_timeout: float = 60.0) -> LmdbKeyValue:
@@ -88,11 +89,11 @@ class LmdbKeyValue:
         """An open write transaction is the lock that every process respects."""
         environment = self._open()
         with environment.writing(self._lock_timeout):
-            txn = environment.begin(True, self._lock_timeout)
+            txn = LmdbTransaction(environment.begin(True, self._lock_timeout), environment.tables)
             try:
                 yield
             finally:
-                txn.abort()
+                environment.roll_back(txn)
                 environment.gate.leave()
 
     def verify(self) -> list[str]:
@@ -115,25 +116,24 @@ class LmdbKeyValue:
 class LmdbTransaction:
     """A transaction of LMDB; what it returns are copies, so nothing points into the map."""
 
-    __slots__ = ("_tables", "_txn")
+    __slots__ = ("_tables", "changed", "txn")
 
     def __init__(self, txn: Any, tables: dict[str, Any]) -> None:
-        self._txn = txn
+        self.txn = txn
         self._tables = tables
+        self.changed = False
 
     def get(self, table: str, key: bytes) -> bytes | None:
-        found: bytes | None = self._txn.get(key, db=self._tables[table])
-        return found
+        return cast("bytes | None", self.txn.get(key, db=self._tables[table]))
 
     def get_many(self, table: str, keys: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
-        with self._txn.cursor(self._tables[table]) as cursor:
-            found: list[tuple[bytes, bytes]] = cursor.getmulti(keys)
-            return found
+        with self.txn.cursor(self._tables[table]) as cursor:
+            return cast("list[tuple[bytes, bytes]]", cursor.getmulti(keys))
 
     def scan(
         self, table: str, start: bytes = b"", *, stop: bytes | None = None, prefix: bytes = b"", values: bool = True
     ) -> Iterator[tuple[bytes, bytes]]:
-        with self._txn.cursor(self._tables[table]) as cursor:
+        with self.txn.cursor(self._tables[table]) as cursor:
             start = max(start, prefix)
             if not (cursor.set_range(start) if start else cursor.first()):
                 return
@@ -144,24 +144,28 @@ class LmdbTransaction:
                 yield item
 
     def last(self, table: str) -> bytes | None:
-        with self._txn.cursor(self._tables[table]) as cursor:
+        with self.txn.cursor(self._tables[table]) as cursor:
             return cursor.key() if cursor.last() else None
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
-        self._txn.put(key, value, db=self._tables[table])
+        self.changed = True
+        self.txn.put(key, value, db=self._tables[table])
 
     def put_many(self, table: str, items: Iterable[tuple[bytes, bytes]]) -> None:
-        with self._txn.cursor(self._tables[table]) as cursor:
+        self.changed = True
+        with self.txn.cursor(self._tables[table]) as cursor:
             cursor.putmulti(items)
 
     def append(self, table: str, items: Iterable[tuple[bytes, bytes]]) -> None:
-        with self._txn.cursor(self._tables[table]) as cursor:
+        self.changed = True
+        with self.txn.cursor(self._tables[table]) as cursor:
             consumed, added = cursor.putmulti(items, append=True)
         if consumed != added:
             raise ValueError(f"keys appended to table {table} must ascend and be above its last key")
 
     def delete(self, table: str, key: bytes) -> bool:
-        return bool(self._txn.delete(key, db=self._tables[table]))
+        self.changed = True
+        return bool(self.txn.delete(key, db=self._tables[table]))
 
 
 class _Environment:
@@ -231,16 +235,29 @@ class _Environment:
         """Run ``work`` and commit; again after the map grew."""
         while True:
             try:
-                txn = self.begin(True, timeout)
+                txn = LmdbTransaction(self.begin(True, timeout), self.tables)
                 try:
-                    with txn:
-                        return work(LmdbTransaction(txn, self.tables))
+                    result = work(txn)
+                    txn.txn.commit()
+                    return result
+                except BaseException:
+                    self.roll_back(txn)
+                    raise
                 finally:
                     self.gate.leave()
             except lmdb.MapFullError:
                 self._grow(timeout)
             except lmdb.Error as error:
                 raise self.translated(error) from error
+
+    def roll_back(self, txn: LmdbTransaction) -> None:
+        """End a write transaction without its changes."""
+        if not txn.changed:
+            txn.txn.commit()
+            return
+        # To abort, the binding waits for a moment in which no other thread reads, and that might not come by itself.
+        with self.gate.alone(_QUIET_SECONDS):
+            txn.txn.abort()
 
     def close(self, timeout: float) -> None:
         if self._torn:

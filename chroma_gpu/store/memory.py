@@ -199,4 +199,3 @@ class MemoryVectors:
 
     def close(self) -> None:
         self._array = np.empty((0, 0), np.float32)
-

@@ -8,7 +8,6 @@ from __future__ import annotations
 import numpy as np
 
 
-
 def filled(client, name, **given):
     collection = client.create_collection(name, embedding_function=None, **given)
     collection.add(

@@ -256,3 +256,33 @@ def test_no_warning_is_left_over(client):
         collection = client.create_collection("c-1", embedding_function=Letters())
         collection.add(ids=["a"], documents=["abc"])
         collection.query(query_texts=["a"])
+
+
+def test_nan_queries_are_refused(client):
+    collection = client.create_collection("c-1", embedding_function=None)
+    collection.add(ids=["a"], embeddings=[[1.0, 2.0]])
+    for value in (np.nan, np.inf, 1e39):
+        with pytest.raises(InvalidArgumentError, match="NaN or Infinity"):
+            collection.query(query_embeddings=np.array([[1.0, value]]))
+
+
+def test_empty_vectors_are_refused(client):
+    collection = client.create_collection("c-1", embedding_function=None)
+    for given in ([[]], np.empty((1, 0)), [np.array([])]):
+        with pytest.raises(ValueError, match="at pos 0"):
+            collection.add(ids=["a"], embeddings=given)
+    assert collection.count() == 0
+
+
+def test_unknown_ids_are_left_out(client):
+    collection = client.create_collection("c-1", embedding_function=None)
+    collection.add(ids=["a", "b"], embeddings=[[1.0, 2.0], [3.0, 4.0]])
+    assert collection.query(query_embeddings=[[1.0, 2.0]], ids=["b", "nope"])["ids"] == [["b"]]
+
+
+def test_cosine_gives_back_what_was_given(client):
+    collection = client.create_collection("c-1", configuration={"hnsw": {"space": "cosine"}}, embedding_function=None)
+    vectors = np.random.default_rng(0).standard_normal((5, 7)).astype(np.float32) * 1e3
+    collection.add(ids=list("abcde"), embeddings=vectors)
+    assert np.array_equal(collection.get(include=["embeddings"])["embeddings"], vectors.astype(np.float64))
+    assert collection.query(query_embeddings=vectors[2], n_results=1)["distances"] == [[0.0]]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from neighbours import ArraySource
 
 from chroma_gpu.index import INDEX_KINDS, IndexSpec, cost, create
 from chroma_gpu.records import Metric
-from neighbours import ArraySource
 
 METRICS = tuple(Metric)
 
@@ -22,7 +22,13 @@ def kind(request, device):
     """(kind, params): every kind of the table, and the flat index with a copy of the rows on the device under test."""
     if request.param == "flat on a device":
         return "flat", {"device": device, "resident": True}
-    return request.param, {}
+    return request.param, {"M": 12, "ef_construction": 40, "ef_search": 100} if request.param == "hnsw" else {}
+
+
+@pytest.fixture(scope="session")
+def kept():
+    """Indexes that were built before, by what they were built with; no test may change one."""
+    return {}
 
 
 @pytest.fixture(params=METRICS)
@@ -31,13 +37,16 @@ def metric(request):
 
 
 @pytest.fixture
-def build(kind, metric):
-    """An index of all given vectors, taken in at once or in pieces."""
+def build(kind, metric, kept):
+    """An index of all given vectors, taken in at once or in pieces; shared by the tests that ask for the same."""
 
-    def made(vectors, pieces=1, **params):
-        index = create(IndexSpec(kind[0], metric, vectors.shape[1], {**kind[1], **params}), ArraySource(vectors))
-        for piece in range(pieces):
-            index.add(len(vectors) * (piece + 1) // pieces)
-        return index
+    def made(vectors, pieces=1):
+        spec = IndexSpec(kind[0], metric, vectors.shape[1], kind[1])
+        key = (str(spec), hash(vectors.tobytes()), pieces)
+        if key not in kept:
+            kept[key] = create(spec, ArraySource(vectors))
+            for piece in range(pieces):
+                kept[key].add(len(vectors) * (piece + 1) // pieces)
+        return kept[key]
 
     return made
