@@ -77,7 +77,7 @@ class LocalEmbeddingFunction(EmbeddingFunction[Documents]):
 class DefaultEmbeddingFunction(LocalEmbeddingFunction):
     """all-MiniLM-L6-v2 through torch: 384 dimensions, norm 1, texts of up to 256 tokens; the rest of a longer text is not read.
 
-    The vectors are those of Chroma's default function, which runs the same weights through ONNX.
+    Chroma's default function is the same model through ONNX.
     """
 
     def __init__(self) -> None:

@@ -26,7 +26,8 @@ class Outliers:
     """Follows a column of sizes (norms, distances from a centre) as it grows, and says which rows are far above the others.
 
     One thread takes rows in; ``bound`` is replaced whole, so that others may read it meanwhile.
-    Cost     O(1) a row, amortised: the limit is drawn anew only when more than 1 in 256 rows lie above it
+    Cost     O(1) a row, amortised: the limit is drawn at 1.25 times what 255 of 256 rows stay below, and anew only when more than
+             one row in 128 lies above it
     """
 
     def __init__(self, sizes: Growing) -> None:
@@ -41,8 +42,8 @@ class Outliers:
         sizes = self._sizes.view(stop)
         inside = sizes[first:] <= self._limit
         rows = np.concatenate([self.bound.rows, (np.flatnonzero(~inside) + first).astype(np.uint32)])
-        if len(rows) > max(_FEW, stop // 256):
-            nth = int(0.999 * (stop - 1))
+        if len(rows) > max(_FEW, stop // 128):
+            nth = stop - 1 - stop // 256
             self._limit = 1.25 * float(np.partition(sizes, nth)[nth])
             inside = sizes <= self._limit
             self.bound = Bound(float(sizes[inside].max(initial=0)), np.flatnonzero(~inside).astype(np.uint32))

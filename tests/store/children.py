@@ -185,3 +185,150 @@ def open_with_little_address_space(path):
     deleted = keyvalue.write(lambda txn: txn.delete("a", number_key(1)))
     resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     return message, numbers(keyvalue) == [0, *range(2, first)], deleted
+
+
+def fill_a_store(path):
+    """Write batches until the files may not grow: (the error came, acknowledged records are there and writable, findings)."""
+    import resource
+
+    import numpy as np
+
+    from chroma_gpu.errors import DiskFull
+    from chroma_gpu.records import Column, Mode, RecordBatch
+    from chroma_gpu.store.record_store import RecordStore
+
+    def batch(n):
+        return RecordBatch([f"{n}-{at}" for at in range(20)], np.full((20, 256), n, np.float32), ["text"] * 20)
+
+    store = RecordStore.open(path)
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (700_000, unlimited[1]))
+    acknowledged, full = 0, False
+    try:
+        for n in range(1000):
+            store.write(batch(n), Mode.ADD)
+            acknowledged = n + 1
+    except DiskFull:
+        full = True
+    sound = store.state().live == 20 * acknowledged > 0
+    store.delete(store.rows_of(batch(0).ids))
+    resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    for n in range(acknowledged, acknowledged + 3):
+        store.write(batch(n), Mode.ADD)
+    read = store.read(store.live().rows(), frozenset({Column.VECTOR}))
+    expected = [float(id_.split("-")[0]) for id_ in read.ids]
+    sound = sound and len(read) == 20 * (acknowledged + 2) and read.vectors[:, 0].tolist() == expected
+    return full, sound, store.verify()
+
+
+def fork_with_a_store(path):
+    """Parent, child, parent again write one record each."""
+    import numpy as np
+
+    from chroma_gpu.records import Mode, RecordBatch
+    from chroma_gpu.store.record_store import RecordStore
+
+    def write(id_):
+        store.write(RecordBatch([id_], np.ones((1, 4), np.float32)), Mode.ADD)
+
+    store = RecordStore.open(path)
+    write("parent")
+
+    def in_child():
+        write("child")
+        store.close()
+        return True
+
+    ended = forked(in_child)
+    write("later")
+    return ended, store.read(store.live().rows(), frozenset()).ids, store.verify()
+
+
+def inspect_and_read(directory, count):
+    """(what an inspection finds, whether a store without findings holds what ``test_damage`` has put there)."""
+    import numpy as np
+
+    from chroma_gpu.records import Column
+    from chroma_gpu.store.record_store import RecordStore
+
+    findings = RecordStore.inspect(directory)
+    if findings:
+        return findings, False
+    store = RecordStore.open(directory)
+    read = store.read(np.arange(count, dtype=np.uint32), frozenset(Column))
+    documents = [f"text-{n:06d}" for n in range(count)]
+    metadatas = [{"key": f"value-{n:06d}"} for n in range(count)]
+    intact = (read.documents, read.metadatas) == (documents, metadatas)
+    store.close()
+    return findings, intact
+
+
+def write_until_killed(directory, seed, step, pipe):
+    """Write random batches from a step on, and acknowledge each when it is written."""
+    from store.model import apply, random_write
+
+    from chroma_gpu.store.record_store import RecordStore
+
+    store = RecordStore.open(directory, map_size=1 << 18)
+    pipe.send("open")
+    while True:
+        apply(store, *random_write(seed, step), by_row=True)
+        pipe.send(step)
+        step += 1
+
+
+BATCH = 50
+
+
+def batch_of(tag):
+    """A batch that can be told by its tag: ids, vectors and metadata follow from it."""
+    import numpy as np
+
+    from chroma_gpu.records import RecordBatch
+
+    vectors = np.random.default_rng(tag).standard_normal((BATCH, 16)).astype(np.float32)
+    metadatas = [{"tag": tag, "at": at} for at in range(BATCH)]
+    return RecordBatch([f"{tag}-{at}" for at in range(BATCH)], vectors, [f"text {tag}"] * BATCH, metadatas)
+
+
+def write_batches(directory, writer, rows):
+    """Write rows in batches whose tags are the writer's own."""
+    from chroma_gpu.records import Mode
+    from chroma_gpu.store.record_store import RecordStore
+
+    store = RecordStore.open(directory, map_size=1 << 18)
+    for number in range(rows // BATCH):
+        store.write(batch_of(1000 * writer + number), Mode.ADD)
+    store.close()
+
+
+def read_batches(directory, rows):
+    """Read until all rows are there; never part of a batch, never a wrong vector."""
+    from chroma_gpu.store.record_store import RecordStore
+
+    store = RecordStore.open(directory, map_size=1 << 18)
+    seen = -1
+    while seen < rows // BATCH:
+        complete = complete_batches(store)
+        assert complete >= seen
+        seen = complete
+    store.close()
+
+
+def complete_batches(store):
+    """How many batches a store holds; every one of them is checked."""
+    from collections import Counter
+
+    import numpy as np
+
+    from chroma_gpu.records import Column
+
+    read = store.read(store.live().rows(), frozenset(Column))
+    tags = Counter(metadata["tag"] for metadata in read.metadatas)
+    assert set(tags.values()) <= {BATCH}
+    expected = {tag: batch_of(tag) for tag in tags}
+    for at, (id_, metadata) in enumerate(zip(read.ids, read.metadatas, strict=True)):
+        batch = expected[metadata["tag"]]
+        assert id_ == batch.ids[metadata["at"]]
+        assert np.array_equal(read.vectors[at], batch.vectors[metadata["at"]])
+    return len(tags)

@@ -68,6 +68,30 @@ def test_readers_go_on_while_the_map_grows(tmp_path):
     keyvalue.close()
 
 
+def test_readers_go_on_while_another_process_grows_the_map(tmp_path, in_child):
+    keyvalue = open_numbers(tmp_path, map_size=TINY)
+    done, failures = threading.Event(), []
+
+    def read():
+        try:
+            while not done.is_set():
+                found = numbers(keyvalue)
+                assert found == list(range(len(found)))
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    in_child(children.write_numbers, tmp_path, 0, 1000, 50, TINY)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert numbers(keyvalue) == list(range(1000))
+    keyvalue.close()
+
+
 def test_growth_waits_for_readers_with_a_limit(tmp_path):
     keyvalue = open_numbers(tmp_path, map_size=TINY, lock_timeout=0.05)
     entered, leave = threading.Event(), threading.Event()
