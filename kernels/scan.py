@@ -103,7 +103,7 @@ def blocks(chunks: Sequence[Chunk], n_queries: int, limit: int) -> Iterator[tupl
 
 def _passing(words: Tensor, start: int, stop: int) -> Tensor:
     """[n] int64: which of rows [start, stop) are in the mask, counted from start."""
-    rows = torch.arange(start, min(stop, 32 * len(words)), device=words.device)
+    rows = torch.arange(start, max(start, min(stop, 32 * len(words))), device=words.device)
     return torch.nonzero((words[rows >> 5] >> (rows & 31).to(torch.int32)) & 1).flatten()
 
 

@@ -23,7 +23,9 @@ def test_kernels_is_a_relative_link_and_no_package_of_its_own():
 
 def test_every_package_is_listed():
     on_disk = {
-        ".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "chroma_gpu").rglob("*.py") if "kernels" not in path.parts
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for path in (ROOT / "chroma_gpu").rglob("*.py")
+        if "kernels" not in path.parts
     } | {"chroma_gpu.kernels"}
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == on_disk
 
@@ -45,7 +47,18 @@ def test_constraints_name_a_version_for_every_dependency():
 
 
 def test_the_wheel_holds_the_kernels_and_nothing_at_top_level(tmp_path):
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "-w", str(tmp_path), str(ROOT)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--quiet",
+        "-w",
+        str(tmp_path),
+        str(ROOT),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()

@@ -8,7 +8,31 @@ import sys
 
 import chroma_gpu
 
-NAMES = ["AdminClient", "Client", "Collection", "CollectionMetadata", "DEFAULT_DATABASE", "DEFAULT_TENANT", "DataLoader", "Documents", "EmbeddingFunction", "Embeddings", "EphemeralClient", "GetResult", "IDs", "Include", "Metadata", "Metadatas", "PersistentClient", "QueryResult", "Settings", "URIs", "Where", "WhereDocument", "__version__"]
+NAMES = [
+    "AdminClient",
+    "Client",
+    "Collection",
+    "CollectionMetadata",
+    "DEFAULT_DATABASE",
+    "DEFAULT_TENANT",
+    "DataLoader",
+    "Documents",
+    "EmbeddingFunction",
+    "Embeddings",
+    "EphemeralClient",
+    "GetResult",
+    "IDs",
+    "Include",
+    "Metadata",
+    "Metadatas",
+    "PersistentClient",
+    "QueryResult",
+    "Settings",
+    "URIs",
+    "Where",
+    "WhereDocument",
+    "__version__",
+]
 
 
 def test_the_names_are_frozen():

@@ -128,9 +128,7 @@ def updated(old: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
                 warnings.warn("cannot update legacy embedding function config", DeprecationWarning, stacklevel=4)
                 return new
             if before.name() != function.name():
-                raise ValueError(
-                    f"Cannot update embedding function: incompatible types ({before.name()} vs {function.name()})"
-                )
+                raise ValueError(f"Cannot update embedding function: incompatible types ({before.name()} vs {function.name()})")
             function.validate_config_update(before.get_config(), function.get_config())
         new["embedding_function"] = stored_function(function)
     return new
@@ -229,4 +227,3 @@ def _from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
 def _is_number(field: str, value: Any) -> bool:
     kinds = (int, float) if field == "resize_factor" else (int,)
     return isinstance(value, kinds) and not isinstance(value, bool) and value >= 0
-

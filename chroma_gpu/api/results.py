@@ -44,9 +44,7 @@ def get_result(records: RecordBatch, include: Include, loader: DataLoader | None
 def query_result(found: Found, include: Include, loader: DataLoader | None) -> QueryResult:
     """The answer of ``query``: one list a query in every asked column."""
     hits, records = found.hits, found.records
-    places = [
-        [found.position[int(row)] for row in rows[:count]] for rows, count in zip(hits.rows, hits.counts, strict=True)
-    ]
+    places = [[found.position[int(row)] for row in rows[:count]] for rows, count in zip(hits.rows, hits.counts, strict=True)]
 
     def spread(name: str, column: Callable[[], Any]) -> Any:
         if name not in include:

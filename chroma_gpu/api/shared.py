@@ -18,6 +18,7 @@ class SharedEngines:
 
     _lock: ClassVar[threading.Lock] = threading.Lock()
     _engines: ClassVar[dict[str, tuple[Engine, int, int]]] = {}
+    _hooked: ClassVar[bool] = False
 
     @classmethod
     def take(cls, path: str | Path | None, settings: Settings) -> tuple[str, Engine]:
@@ -27,6 +28,9 @@ class SharedEngines:
         """
         identity = IN_MEMORY if path is None else str(Path(path).expanduser().resolve())
         with cls._lock:
+            if not cls._hooked:
+                os.register_at_fork(after_in_child=cls._in_child)
+                cls._hooked = True
             engine, users, pid = cls._engines.get(identity, (None, 0, 0))
             if engine is not None and path is None and pid != os.getpid():
                 engine = None  # memory of a forked parent is not ours to share
@@ -49,6 +53,13 @@ class SharedEngines:
                 return
             del cls._engines[identity]
         engine.close()
+
+    @classmethod
+    def _in_child(cls) -> None:
+        """In a forked child: locks that other threads of the parent hold would never be free."""
+        cls._lock = threading.Lock()
+        for engine, _, _ in cls._engines.values():
+            engine.after_fork()
 
     @classmethod
     def clear(cls) -> None:

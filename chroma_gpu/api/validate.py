@@ -46,9 +46,7 @@ def within(method: str) -> Iterator[None]:
         raise
 
 
-def records(
-    ids: Any, embeddings: Any, metadatas: Any, documents: Any, images: Any, uris: Any, *, merging: bool
-) -> Given:
+def records(ids: Any, embeddings: Any, metadatas: Any, documents: Any, images: Any, uris: Any, *, merging: bool) -> Given:
     """The checked columns of an add, update or upsert.
 
     merging  update and upsert: a metadata value of None deletes its key
@@ -219,9 +217,7 @@ def check_name(name: Any, field: str = "name") -> None:
             f"Validation error: {field}: Expected a name that does not contains two consecutive periods (..). Got {name}"
         )
     if _is_address(name):
-        raise InvalidArgumentError(
-            f"Validation error: {field}: Expected a name that is not a valid ip address. Got {name}"
-        )
+        raise InvalidArgumentError(f"Validation error: {field}: Expected a name that is not a valid ip address. Got {name}")
 
 
 def check_space_name(kind: str, name: Any) -> None:
@@ -289,9 +285,7 @@ def _rows(lists: list[Any]) -> Any:
 
 def _check_array(array: Any, at: int) -> None:
     if not isinstance(array, np.ndarray):
-        raise ValueError(
-            f"Expected each embedding in the embeddings to be a numpy array, got {[type(array).__name__]}"
-        )
+        raise ValueError(f"Expected each embedding in the embeddings to be a numpy array, got {[type(array).__name__]}")
     if array.ndim != 1:
         raise ValueError(f"Expected a 1-dimensional array, got a {array.ndim}-dimensional array {array}")
     if array.size == 0:
@@ -301,8 +295,7 @@ def _check_array(array: Any, at: int) -> None:
         )
     if array.dtype not in _FLOATS:
         raise ValueError(
-            "Expected each value in the embedding to be a int or float, got an embedding with "
-            f"{array.dtype} - {array}"
+            f"Expected each value in the embedding to be a int or float, got an embedding with {array.dtype} - {array}"
         )
 
 

@@ -36,10 +36,20 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("file", help=".jsonl or .csv, also .gz: one record a line; .txt: one text a line")
     _add_collection(embed)
     embed.add_argument("--text", default="text", metavar="FIELD", help="field with the text (default: %(default)s)")
-    embed.add_argument("--id", default="id", metavar="FIELD", help="field with the id (default: %(default)s); without it, ids are a digest of the text")
+    embed.add_argument(
+        "--id",
+        default="id",
+        metavar="FIELD",
+        help="field with the id (default: %(default)s); without it, ids are a digest of the text",
+    )
     embed.add_argument("--metadata", metavar="FIELDS", help="fields kept as metadata, comma-separated (default: all the others)")
-    embed.add_argument("--model", help="a sentence-transformers model by name or path, or static (small and fast), or hashing (no weights); default: all-MiniLM-L6-v2")
-    embed.add_argument("--space", choices=("cosine", "l2", "ip"), default="cosine", help="distance of a new collection (default: %(default)s)")
+    embed.add_argument(
+        "--model",
+        help="a sentence-transformers model by name or path, or static (small and fast), or hashing (no weights); default: all-MiniLM-L6-v2",
+    )
+    embed.add_argument(
+        "--space", choices=("cosine", "l2", "ip"), default="cosine", help="distance of a new collection (default: %(default)s)"
+    )
     embed.add_argument("--batch", type=int, default=1024, metavar="ROWS", help="records per commit (default: %(default)s)")
 
     query = commands.add_parser("query", help="find the nearest records of texts")

@@ -38,7 +38,9 @@ def run(options: argparse.Namespace) -> int:
     for name in ("", "what", "found", "what to do"):
         table.add_column(name, overflow="fold")
     for each in findings:
-        table.add_row("ok" if each.well else "missing" if each.required else "note", each.name, each.fact, "" if each.well else each.fix)
+        table.add_row(
+            "ok" if each.well else "missing" if each.required else "note", each.name, each.fact, "" if each.well else each.fix
+        )
     console().print(table)
     return int(any(each.required and not each.well for each in findings))
 

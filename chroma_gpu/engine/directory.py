@@ -83,7 +83,9 @@ def _check_format(path: Path) -> None:
     if not marker.exists():
         others = [each.name for each in path.iterdir() if each.name not in ("catalog", "collections", "maintenance.lock")]
         if "chroma.sqlite3" in others:
-            raise FormatError(f"{path} is a directory of the original Chroma.", hint="Choose another path, and add its records there.")
+            raise FormatError(
+                f"{path} is a directory of the original Chroma.", hint="Choose another path, and add its records there."
+            )
         if others and not (path / "catalog").exists():
             raise FormatError(f"{path} is not empty and not a chroma_gpu directory.", hint="Choose an empty or a new one.")
         temporary = path / f"format.{os.getpid()}.tmp"

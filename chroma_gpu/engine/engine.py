@@ -168,6 +168,15 @@ class Engine:
         if self._closed:
             raise ClosedError("The client was closed.", hint="Make a new one to go on.")
 
+    def after_fork(self) -> None:
+        """In a forked child: forget locks, thread and open tables of the parent; tables are opened anew when they are used.
+
+        What they hold is not closed: it is the parent's.
+        """
+        self._lock = threading.Lock()
+        self._background = Background()
+        self._open = OrderedDict()
+
     def close(self) -> None:
         """Close every table and the catalog. Idempotent; what memory held is gone."""
         with self._lock:

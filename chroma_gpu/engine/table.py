@@ -121,9 +121,7 @@ class Table:
         """The records that satisfy ``expr`` and are among ``ids``, in insertion order, ``limit`` of them after the first ``offset``."""
         return self._steady(lambda: self._store.read(self.rows(expr, ids=ids, limit=limit, offset=offset), columns))
 
-    def rows(
-        self, expr: Expr | None, *, ids: Sequence[str] | None = None, limit: int | None = None, offset: int = 0
-    ) -> Rows:
+    def rows(self, expr: Expr | None, *, ids: Sequence[str] | None = None, limit: int | None = None, offset: int = 0) -> Rows:
         """The rows of ``fetch``."""
         view = self._caught_up()
         candidates, _ = self._candidates(view, expr, ids)

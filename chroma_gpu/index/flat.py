@@ -168,19 +168,19 @@ class _Buffer:
         moved = torch.from_numpy(queries.copy()).to(self.device)
         slack = torch.from_numpy(self._slack(lengths)).to(self.device)
         chunks = self._up_to(n)
-        aside = self._aside[self._aside < n]
         if mask is None:
             found = scan(moved, chunks, k, slack)
+        elif passing < _LISTED * n:
+            listed = torch.from_numpy(mask.rows().astype(np.int64)).to(self.device)
+            found = gather(moved, chunks, listed, k, slack)
         else:
-            flags = mask.flags()
-            aside = aside[flags[aside]]
-            if passing < _LISTED * n:
-                listed = torch.from_numpy(np.flatnonzero(flags)).to(self.device)
-                found = gather(moved, chunks, listed, k, slack)
-            else:
-                words = torch.from_numpy(mask.words.view(np.int32).copy()).to(self.device)
-                found = scan(moved, chunks, k, slack, words)
+            words = torch.from_numpy(mask.words.view(np.int32).copy()).to(self.device)
+            found = scan(moved, chunks, k, slack, words)
         owners, rows = found.owners.cpu().numpy(), found.rows.cpu().numpy().astype(np.uint32)
+        # Read after the scan: a row that an add set aside meanwhile may be missing from what was found.
+        aside = self._aside[self._aside < n]
+        if mask is not None:
+            aside = aside[mask.flags()[aside]]
         if not len(aside):
             return owners, rows
         other = np.isin(rows, aside, invert=True)
@@ -188,17 +188,25 @@ class _Buffer:
         return np.concatenate([owners[other], repeated]), np.concatenate([rows[other], np.tile(aside, len(queries))])
 
     def _set_aside(self, norms: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-        """[n] bool: which of the rows about to be added are set aside, for good."""
+        """[n] bool: which of the rows about to be added are set aside. Earlier rows may join them; none comes back."""
+        import torch
+
         first, stop = self._count, self._count + len(norms)
         aside = ~(norms < _EXTREME)
         if self.metric is Metric.COSINE:
             aside |= (norms < 1 / _EXTREME) & (norms > 0)
-        else:
-            self._outliers.take(stop)
-            bound = self._outliers.bound
-            aside[bound.rows[bound.rows >= first] - first] = True
-            self._longest = max(self._longest, float(norms[~aside].max(initial=0)))
-        self._aside = np.concatenate([self._aside, (np.flatnonzero(aside) + first).astype(np.uint32)])
+            self._aside = np.concatenate([self._aside, (np.flatnonzero(aside) + first).astype(np.uint32)])
+            return aside
+        self._outliers.take(stop)
+        bound = self._outliers.bound
+        aside[bound.rows[bound.rows >= first] - first] = True
+        late = np.setdiff1d(bound.rows[bound.rows < first], self._aside)
+        self._aside = np.concatenate([self._aside, late, (np.flatnonzero(aside) + first).astype(np.uint32)])
+        for chunk in self._chunks:
+            inside = late[(late >= chunk.start) & (late < chunk.start + len(chunk.vectors))]
+            if chunk.bias is not None and len(inside):
+                chunk.bias[torch.from_numpy((inside - chunk.start).astype(np.int64)).to(self.device)] = torch.inf
+        self._longest = min(bound.largest, _EXTREME)
         return aside
 
     def _room(self, rows: int) -> Chunk:

@@ -26,15 +26,15 @@ class Outliers:
     """Follows a column of sizes (norms, distances from a centre) as it grows, and says which rows are far above the others.
 
     One thread takes rows in; ``bound`` is replaced whole, so that others may read it meanwhile.
-    Cost     O(1) a row, amortised: the limit is drawn at 1.25 times what 255 of 256 rows stay below, and anew only when more than
-             one row in 128 lies above it
+    Cost     O(1) a row, amortised: the limit is 1.25 times what 255 of 256 rows stay below, drawn anew when the rows have doubled
+             or more than one in 128 lies above it
     """
 
     def __init__(self, sizes: Growing) -> None:
         self.bound = Bound()
         self._sizes = sizes
         self._limit = 0.0
-        self._seen = 0
+        self._seen = self._drawn = 0
 
     def take(self, stop: int) -> None:
         """Take in rows up to ``stop``, whose sizes are there."""
@@ -42,7 +42,8 @@ class Outliers:
         sizes = self._sizes.view(stop)
         inside = sizes[first:] <= self._limit
         rows = np.concatenate([self.bound.rows, (np.flatnonzero(~inside) + first).astype(np.uint32)])
-        if len(rows) > max(_FEW, stop // 128):
+        if len(rows) > max(_FEW, stop // 128) or stop >= 2 * self._drawn:
+            self._drawn = stop
             nth = stop - 1 - stop // 256
             self._limit = 1.25 * float(np.partition(sizes, nth)[nth])
             inside = sizes <= self._limit

@@ -21,7 +21,10 @@ T = TypeVar("T")
 
 
 class MemoryKeyValue:
-    """Sorted dictionaries. A write collects its changes beside them and waits for the readers only to put them in."""
+    """Sorted dictionaries. A write collects its changes beside them and waits for the readers only to put them in.
+
+    A forked child has a copy of its own, which is whole if no other thread was using it at that moment.
+    """
 
     def __init__(self, tables: Iterable[str], *, lock_timeout: float = 60.0) -> None:
         self._tables: dict[str, Any] | None = {name: SortedDict() for name in tables}

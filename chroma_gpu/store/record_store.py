@@ -44,7 +44,7 @@ from chroma_gpu.store.seal import unseal
 from chroma_gpu.store.vectors import VectorFile, VectorLog
 from chroma_gpu.store.writes import Draft, delete_rows, set_dim, write_batch
 
-_READ_AT_A_TIME: Final = 1024
+_READ_AT_A_TIME: Final = 256
 
 
 class RecordStore:

@@ -36,7 +36,7 @@ from chroma_gpu.store.ledger import Ledger
 from chroma_gpu.store.seal import seal, unseal
 from chroma_gpu.store.vectors import VectorLog
 
-_DELETED_AT_A_TIME: Final = 4096
+_DELETED_AT_A_TIME: Final = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,8 +78,8 @@ class _Edit:
     """What becomes of a record that exists.
 
     moved                     whether it has a new vector, and so gets a new row
-    record, document          its payloads from now on
-    old_record, old_document  the sealed values it had
+    record, document          its payloads from now on; document is None where it has none or keeps it in place
+    old_record, old_document  the sealed values that they take the place of
     """
 
     position: int
@@ -177,11 +177,12 @@ def _edits(ledger: Ledger, log: VectorLog, draft: Draft, rows: list[int]) -> lis
     records = ledger.txn.get_many(RECORDS, keys)
     if len(records) != len(keys):
         raise CorruptRecord("the id table names a row that has no record.", hint="Run verify.")
-    documents = dict(ledger.txn.get_many(DOCUMENTS, keys))
     old_payloads = [unseal(RECORDS, key, value) for key, value in records]
     old_records = [decode_record(payload) for payload in old_payloads]
     stored = [(rows[position], old.vector) for position, old in zip(known, old_records, strict=True)]
     moves = _moves(log, draft, known, stored)
+    wanted = [key for key, at, moved in zip(keys, known, moves, strict=True) if moved or draft.documents[at] is not None]
+    documents = dict(ledger.txn.get_many(DOCUMENTS, wanted))
     edits = []
     columns = zip(known, records, old_payloads, old_records, moves, strict=True)
     for position, (key, old_value), old_payload, old, moved in columns:

@@ -88,9 +88,31 @@ def replaced(client, name):
 def many(client, name, where=None, where_document=None):
     """Twenty records whose key v has every type, and some none."""
     collection = client.create_collection(name, embedding_function=None)
-    values = [0, 1, 2, -1, 2**53, 2**53 + 1, 0.5, 1.0, 2.5, -0.0, True, False, "1", "x", "é", ["x", "y"], [1, 2], [1.5, 2.0], [True]]
+    values = [
+        0,
+        1,
+        2,
+        -1,
+        2**53,
+        2**53 + 1,
+        0.5,
+        1.0,
+        2.5,
+        -0.0,
+        True,
+        False,
+        "1",
+        "x",
+        "é",
+        ["x", "y"],
+        [1, 2],
+        [1.5, 2.0],
+        [True],
+    ]
     metadatas = [{"v": value, "i": at} for at, value in enumerate(values)] + [{"i": 99}, None]
-    documents = [None if at % 5 == 4 else f"text {at} of the Ünïcode 100% file_{at}\nline two {at % 3}" for at in range(len(metadatas))]
+    documents = [
+        None if at % 5 == 4 else f"text {at} of the Ünïcode 100% file_{at}\nline two {at % 3}" for at in range(len(metadatas))
+    ]
     ids = [f"id{at:02}" for at in range(len(metadatas))]
     collection.add(ids=ids, embeddings=[[float(at), 1.0] for at in range(len(ids))], metadatas=metadatas, documents=documents)
     asked = {"where": where, "where_document": where_document}

@@ -93,7 +93,10 @@ def test_a_failed_call_writes_nothing(client):
     for given, error in (
         ({"ids": ["b", "c"], "embeddings": [[1.0, 2.0], [1.0, np.nan]]}, InvalidArgumentError),
         ({"ids": ["b", "c"], "embeddings": [[1.0, 2.0], [1.0, 2.0]], "metadatas": [{"k": 1}, {"k": {}}]}, ValueError),
-        ({"ids": ["b", "c"], "embeddings": [[1.0, 2.0], [1.0, 2.0]], "metadatas": [{"k": 1}, {"k": float("nan")}]}, InvalidArgumentError),
+        (
+            {"ids": ["b", "c"], "embeddings": [[1.0, 2.0], [1.0, 2.0]], "metadatas": [{"k": 1}, {"k": float("nan")}]},
+            InvalidArgumentError,
+        ),
         ({"ids": ["b"], "embeddings": [[1.0]]}, DimensionMismatch),
         ({"ids": ["b", "\udcff"], "embeddings": [[1.0, 2.0]] * 2}, UnicodeEncodeError),
         ({"ids": ["b"], "embeddings": [[1.0, 2.0]], "documents": ["\udcff"]}, UnicodeEncodeError),
@@ -109,7 +112,11 @@ def test_a_failed_call_writes_nothing(client):
 
 def test_large_values_are_kept(open_client):
     """Ids, keys and documents far beyond what fits a page or a key of the store."""
-    record = {"ids": ["i" * 1_000_000], "documents": ["d" * 5_000_000], "metadatas": [{"k" * 60_000: "v" * 1_000_000, **{f"k{at}": at for at in range(2_000)}}]}
+    record = {
+        "ids": ["i" * 1_000_000],
+        "documents": ["d" * 5_000_000],
+        "metadatas": [{"k" * 60_000: "v" * 1_000_000, **{f"k{at}": at for at in range(2_000)}}],
+    }
     with open_client() as client:
         client.create_collection("c-1", embedding_function=None).add(embeddings=[[1.0]], **record)
     with open_client() as client:
@@ -137,7 +144,9 @@ def test_another_embedding_function_is_refused(client):
     with pytest.raises(ValueError, match="conflict: new: hashing vs persisted: letters"):
         client.get_collection("c-1", embedding_function=HashingEmbeddingFunction())
     with pytest.raises(ValueError, match="Embedding function conflict"):
-        client.create_collection("c-2", embedding_function=Letters(), configuration={"embedding_function": HashingEmbeddingFunction()})
+        client.create_collection(
+            "c-2", embedding_function=Letters(), configuration={"embedding_function": HashingEmbeddingFunction()}
+        )
 
 
 def test_an_unknown_embedding_function_only_matters_when_it_is_needed(client):

@@ -24,14 +24,19 @@ def vector(owner, at):
 client = chroma_gpu.PersistentClient(path)
 collection = client.get_or_create_collection("shared", embedding_function=None)
 """
-WRITER = SHARED + f"""
+WRITER = (
+    SHARED
+    + f"""
 for start in range(0, {ROWS}, {BATCH}):
     rows = range(start, start + {BATCH})
     collection.add(ids=[f"{{name}}{{at}}" for at in rows], embeddings=np.stack([vector(name, at) for at in rows]),
                    metadatas=[{{"owner": name, "batch": start}}] * {BATCH})
 client.close()
 """
-READER = SHARED + f"""
+)
+READER = (
+    SHARED
+    + f"""
 seen = 0
 while seen < {2 * ROWS}:
     got = collection.get(include=["metadatas", "embeddings"])
@@ -47,11 +52,15 @@ while seen < {2 * ROWS}:
     if seen: print(seen, flush=True)
 client.close()
 """
+)
 
 
 def start(code, *arguments):
     return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -79,7 +88,11 @@ def test_two_writers_and_a_reader(tmp_path):
 def test_a_killed_writer_leaves_nothing_stuck(tmp_path):
     with chroma_gpu.PersistentClient(tmp_path) as client:
         collection = client.get_or_create_collection("shared", embedding_function=None)
-        writer = start(WRITER.replace("client.close()", "while True: collection.upsert(ids=['loop'], embeddings=[vector('z', 0)])"), tmp_path, "a")
+        writer = start(
+            WRITER.replace("client.close()", "while True: collection.upsert(ids=['loop'], embeddings=[vector('z', 0)])"),
+            tmp_path,
+            "a",
+        )
         while collection.count() < ROWS:
             assert writer.poll() is None, writer.stderr.read()
         os.kill(writer.pid, signal.SIGKILL)
@@ -93,7 +106,12 @@ def other(tmp_path):
     """Runs code in another process that has ``client`` open on the same path."""
 
     def run(code):
-        return finish(start("import sys, chroma_gpu\nclient = chroma_gpu.PersistentClient(sys.argv[1])\n" + code + "\nclient.close()", tmp_path))
+        return finish(
+            start(
+                "import sys, chroma_gpu\nclient = chroma_gpu.PersistentClient(sys.argv[1])\n" + code + "\nclient.close()",
+                tmp_path,
+            )
+        )
 
     return run
 
@@ -122,11 +140,14 @@ def test_what_another_process_does_is_seen_at_the_next_call(tmp_path, other):
 
 def test_a_write_that_meets_a_compaction_lands_in_the_new_folder(tmp_path):
     """One process compacts again and again while another writes; nothing acknowledged is lost."""
-    compacting = SHARED + """
+    compacting = (
+        SHARED
+        + """
 for _ in range(15):
     collection.compact()
 client.close()
 """
+    )
     processes = [start(WRITER, tmp_path, "a"), start(compacting, tmp_path, "b")]
     for process in processes:
         finish(process)
@@ -140,12 +161,19 @@ def test_a_forked_child_can_use_the_client(tmp_path):
     code = """
 import os
 collection = client.create_collection("one", embedding_function=None)
-collection.add(ids=["a"], embeddings=[[1.0, 2.0]])
+vectors = np.random.default_rng(0).standard_normal((6_000, 64), dtype=np.float32)
+collection.add(ids=[str(at) for at in range(6_000)], embeddings=vectors)
+collection.wait_indexed()
+collection.query(query_embeddings=vectors[:50])  # starts FAISS's threads, which a child does not have
 child = os.fork()
 if child == 0:
-    collection.add(ids=["b"], embeddings=[[3.0, 4.0]])
-    os._exit(0 if collection.count() == 2 else 1)
+    collection.add(ids=["b"], embeddings=vectors[:1] * 100)
+    collection.wait_indexed()
+    hits = collection.query(query_embeddings=np.vstack([vectors[:50], vectors[:1] * 100]), n_results=1)["ids"]
+    os._exit(0 if hits == [[str(at)] for at in range(50)] + [["b"]] else 1)
 assert os.waitpid(child, 0)[1] == 0
-assert collection.get()["ids"] == ["a", "b"]
+assert collection.query(query_embeddings=vectors[:1] * 100, n_results=1)["ids"] == [["b"]]
 """
-    finish(start("import sys, chroma_gpu\nclient = chroma_gpu.PersistentClient(sys.argv[1])\n" + code + "client.close()", tmp_path))
+    finish(
+        start("import sys, numpy as np, chroma_gpu\nclient = chroma_gpu.PersistentClient(sys.argv[1])\n" + code + "client.close()", tmp_path)
+    )

@@ -23,7 +23,12 @@ metadata = st.one_of(st.none(), st.dictionaries(st.sampled_from("kmn"), value, m
 document = st.one_of(st.none(), st.text("ab é\n", max_size=6))
 condition = st.one_of(
     st.none(),
-    st.builds(lambda key, op, operand: {key: {op: operand}}, st.sampled_from("kmn"), st.sampled_from(["$gt", "$lte"]), st.integers(-2, 2)),
+    st.builds(
+        lambda key, op, operand: {key: {op: operand}},
+        st.sampled_from("kmn"),
+        st.sampled_from(["$gt", "$lte"]),
+        st.integers(-2, 2),
+    ),
     st.builds(
         lambda key, op, operand: {key: {op: operand}},
         st.sampled_from("kmn"),
@@ -37,8 +42,8 @@ def passes(record, where) -> bool:
     """The plain meaning of a condition with one key."""
     if where is None:
         return True
-    (key, test), = where.items()
-    (op, operand), = test.items()
+    ((key, test),) = where.items()
+    ((op, operand),) = test.items()
     got = (record["metadata"] or {}).get(key)
     if op in ("$contains", "$not_contains"):
         inside = isinstance(got, list) and any(type(each) is type(operand) and each == operand for each in got)

@@ -10,7 +10,10 @@ import pytest
 import chroma_gpu
 from chroma_gpu.cli import main
 
-RECORDS = [{"id": f"r{at}", "text": f"{word} number {at}", "year": 2000 + at, "none": None} for at, word in enumerate(["apple", "pear", "plum"])]
+RECORDS = [
+    {"id": f"r{at}", "text": f"{word} number {at}", "year": 2000 + at, "none": None}
+    for at, word in enumerate(["apple", "pear", "plum"])
+]
 
 
 @pytest.fixture
@@ -57,7 +60,7 @@ def test_nothing_is_embedded_twice(file, path, capsys):
 @pytest.mark.parametrize("suffix", ["csv", "txt", "jsonl.gz", "csv.gz"])
 def test_formats(suffix, tmp_path, path):
     text = {
-        "csv": "id,text,year\na,\"one, two\",1999\nb,three,2000\n",
+        "csv": 'id,text,year\na,"one, two",1999\nb,three,2000\n',
         "txt": "one, two\n\nthree\n",
         "jsonl": '{"id": "a", "text": "one, two"}\n{"id": "b", "text": "three"}\n',
     }[suffix.removesuffix(".gz")]

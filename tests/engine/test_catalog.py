@@ -23,7 +23,9 @@ def catalog(request, tmp_path):
 
 
 def make(catalog, name, tenant=T, database=D):
-    return catalog.create_collection(name, tenant, database, metric=Metric.L2, params={"M": 8}, metadata={"a": 1}, configuration={"x": [1]})
+    return catalog.create_collection(
+        name, tenant, database, metric=Metric.L2, params={"M": 8}, metadata={"a": 1}, configuration={"x": [1]}
+    )
 
 
 def test_the_defaults_are_there(catalog):

@@ -146,7 +146,9 @@ def test_extreme_norms(metric, scale):
 
 
 @METRICS
-@pytest.mark.parametrize(("queries", "rows"), [(1.0, 1e-9), (1e-6, 1e-3), (1e37, 1e-43), (1e37, 1e-41), (1e-40, 1e-40), (1e18, 1e18)])
+@pytest.mark.parametrize(
+    ("queries", "rows"), [(1.0, 1e-9), (1e-6, 1e-3), (1e37, 1e-43), (1e37, 1e-41), (1e-40, 1e-40), (1e18, 1e18)]
+)
 def test_products_that_round_away(metric, queries, rows):
     both = folded(N + 3, DIM).astype(np.float64)
     vectors, asked = (both[:N] * rows).astype(np.float32), (both[N:] * queries).astype(np.float32)
@@ -188,7 +190,8 @@ def test_merge(sheet, metric):
 
 
 @pytest.mark.parametrize(
-    ("guards", "want"), [((None, None), None), (("passed", None), "passed"), (("widened", "passed"), "widened"), ((None, "exact"), "exact")]
+    ("guards", "want"),
+    [((None, None), None), (("passed", None), "passed"), (("widened", "passed"), "widened"), ((None, "exact"), "exact")],
 )
 def test_the_guard_of_two_is_the_worse(guards, want):
     left, right = (

@@ -38,7 +38,7 @@ def test_the_graph_answers(clusters, graph, dear_exact):
     vectors, queries = clusters
     hits = [graph.search(query[None], 10) for query in queries]
     passed = [i for i, one in enumerate(hits) if one.guard == "passed"]
-    assert len(passed) > 0.9 * QUERIES
+    assert len(passed) > 0.8 * QUERIES
     assert not any(hits[i].exact for i in passed)
     found = [recall(hits[i], brute_force(queries[i : i + 1], vectors, 10, Metric.COSINE)) for i in passed]
     assert np.mean(found) > 0.95

@@ -25,7 +25,13 @@ def test_a_distance_does_not_depend_on_its_company(metric, dim):
     np.testing.assert_array_equal(paired, together)
 
 
-@given(st.lists(st.tuples(st.floats(width=32, min_value=-1e6, max_value=1e6), st.floats(width=32, min_value=-1e6, max_value=1e6)), min_size=1, max_size=40))
+@given(
+    st.lists(
+        st.tuples(st.floats(width=32, min_value=-1e6, max_value=1e6), st.floats(width=32, min_value=-1e6, max_value=1e6)),
+        min_size=1,
+        max_size=40,
+    )
+)
 def test_a_distance_is_the_rounded_exact_value(pairs):
     query, vector = np.array(pairs, np.float32).T.copy()
     product = sum((Fraction(float(a)) * Fraction(float(b)) for a, b in zip(query, vector, strict=True)), Fraction(0))

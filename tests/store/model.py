@@ -119,5 +119,24 @@ def apply(target, write, mode, *, by_row=False):
 
 
 def _random_metadata(rng):
-    values = [None, True, False, 0, 1, -(2**63), 2**63 - 1, 0.0, -0.0, 1.0, 1e300, "", "a\0b", "ß", [1, 2], [1.0], ["x", ""], [True]]
+    values = [
+        None,
+        True,
+        False,
+        0,
+        1,
+        -(2**63),
+        2**63 - 1,
+        0.0,
+        -0.0,
+        1.0,
+        1e300,
+        "",
+        "a\0b",
+        "ß",
+        [1, 2],
+        [1.0],
+        ["x", ""],
+        [True],
+    ]
     return {f"key{rng.integers(5)}": values[rng.integers(len(values))] for _ in range(rng.integers(0, 5))}

@@ -11,7 +11,6 @@ from store.model import UNIVERSE, Model, apply, contents, differs, random_write
 from chroma_gpu.records import Column, Mode, RecordBatch
 from chroma_gpu.store.record_store import RecordStore
 
-
 KINDS = pytest.mark.parametrize("kind", ["lmdb", "memory"])
 
 
@@ -33,7 +32,9 @@ def test_a_store_equals_a_dictionary(kind, tmp_path_factory, seed, steps, since)
         if written.seq > seq:
             live = store.live()
             held = store.read(live.rows(), frozenset(Column) - {Column.VECTOR})
-            snapshots.append((live.flags(), dict(zip(live.rows().tolist(), zip(held.documents, held.metadatas), strict=True))))
+            snapshots.append(
+                (live.flags(), dict(zip(live.rows().tolist(), zip(held.documents, held.metadatas, strict=True), strict=True)))
+            )
     assert differs(store, model, UNIVERSE) is None
     assert store.verify() == []
 

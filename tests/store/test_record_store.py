@@ -11,16 +11,14 @@ from store.model import ALL, DIM, Model, contents, differs
 
 from chroma_gpu.errors import (
     ClosedError,
-    CorruptRecord,
     DimensionMismatch,
-    DiskFull,
     DuplicateIDError,
     FormatError,
     InvalidArgumentError,
     StoreBusy,
 )
 from chroma_gpu.records import NO_ROW, Column, Mode, RecordBatch
-from chroma_gpu.store import Moved, State, Written, ledger
+from chroma_gpu.store import Moved, State, ledger
 from chroma_gpu.store.record_store import RecordStore
 
 
@@ -102,7 +100,23 @@ def test_values_that_cannot_be_stored_are_refused(store, value):
     assert store.state().seq == 0
 
 
-IDS = ["", " ", "\0", "a", "A", "ü", "x" * 480, "x" * 481, "x" * 482, "ü" * 240, "ü" * 241, "y" * 1_000_000, "\U0010ffff", "\xff", "a\0"]
+IDS = [
+    "",
+    " ",
+    "\0",
+    "a",
+    "A",
+    "ü",
+    "x" * 480,
+    "x" * 481,
+    "x" * 482,
+    "ü" * 240,
+    "ü" * 241,
+    "y" * 1_000_000,
+    "\U0010ffff",
+    "\xff",
+    "a\0",
+]
 
 
 def test_ids_of_every_kind(store):
@@ -439,5 +453,3 @@ def test_a_full_table_is_refused(store, monkeypatch):
     store.write(batch("b"), Mode.ADD)
     with pytest.raises(Exception, match="at most 2 rows"):
         store.write(batch("c"), Mode.ADD)
-
-

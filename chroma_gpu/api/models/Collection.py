@@ -305,7 +305,9 @@ class Collection:
         """A small table for notebooks."""
         facts = {**self.describe(), "metadata": self.metadata}
         del facts["name"]
-        rows = "".join(f"<tr><th>{key.replace('_', ' ')}</th><td>{html.escape(str(value))}</td></tr>" for key, value in facts.items())
+        rows = "".join(
+            f"<tr><th>{key.replace('_', ' ')}</th><td>{html.escape(str(value))}</td></tr>" for key, value in facts.items()
+        )
         return f"<table><caption>Collection {html.escape(self.name)}</caption>{rows}</table>"
 
     def _write(self, given: validate.Given, vectors: Vectors | None, mode: Mode) -> None:
