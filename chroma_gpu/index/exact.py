@@ -16,6 +16,7 @@ far above the others of their block and so would widen everyone's margin, skip t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -170,6 +171,13 @@ def ranked(
     guard: str | None = None,
 ) -> Hits:
     """Hits from (query, row, distance) triples: sorted by (distance, row) and cut at k for each query."""
+    if n_queries == 1:
+        order = np.lexsort((rows, found))[:k]
+        hits = Hits.empty(1, k)
+        hits.rows[0, : len(order)] = rows[order]
+        hits.distances[0, : len(order)] = found[order]
+        hits.counts[0] = len(order)
+        return replace(hits, exact=exact, guard=guard) if guard is not None or not exact else hits
     order = np.lexsort((rows, found, owners))
     owners = owners[order]
     sizes = np.bincount(owners, minlength=n_queries)
@@ -220,6 +228,7 @@ class _Scan:
         self.owners: list[npt.NDArray[np.intp]] = []
         self.rows: list[Rows] = []
         self.upper: list[npt.NDArray[np.float32]] = []
+        self.waiting: tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]] | None = None
 
     def take(self, rows: Rows, vectors: Vectors, norms: Norms, passing: npt.NDArray[np.intp] | None = None) -> None:
         """Score a block.  rows, norms: [m]; vectors: [m, dim], or [n, dim] of which only ``passing`` [m] count."""
@@ -234,10 +243,11 @@ class _Scan:
             self._keep_all(rows[~ordinary])
             scores, rows, norms = scores[:, ordinary], rows[ordinary], norms[ordinary]
         if len(rows):
+            self._count_in()
             margins = self._bend(scores, norms)  # [q]
             owners, places = self._survivors(scores, margins)
             found, margin = scores[owners, places], margins[owners]
-            self.best = self._best_with(owners, found - margin)
+            self.waiting = owners, found - margin
             self.owners.append(owners)
             self.rows.append(rows[places])
             self.upper.append(found + margin)
@@ -246,9 +256,10 @@ class _Scan:
         """The answer, exact."""
         if not self.rows:
             return Hits.empty(len(self.queries), self.k)
-        owners, rows, upper = (
-            part[0] if len(part) == 1 else np.concatenate(part) for part in (self.owners, self.rows, self.upper)
-        )
+        if len(self.rows) == 1:
+            return settle(self.queries, source, self.owners[0], self.rows[0], self.k, self.metric)
+        self._count_in()
+        owners, rows, upper = (np.concatenate(part) for part in (self.owners, self.rows, self.upper))
         alive = upper >= self.best[owners, 0]
         return settle(self.queries, source, owners[alive], rows[alive], self.k, self.metric)
 
@@ -293,16 +304,21 @@ class _Scan:
             found = np.flatnonzero(scores >= (floor - margins)[:, None])
             if width == m or len(found) <= n_queries * (sample + m // 32):
                 break
+        if n_queries == 1:
+            return np.zeros(len(found), np.intp), found
         owners, places = np.divmod(found, m)
         return owners, places
 
-    def _best_with(self, owners: npt.NDArray[np.intp], lower: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """[q, k]: the best lower bounds so far with those of new survivors, which are ordered by query."""
+    def _count_in(self) -> None:
+        """Take the lower bounds of the last block's survivors, which are ordered by query, into the k best."""
+        if self.waiting is None:
+            return
+        (owners, lower), self.waiting = self.waiting, None
         sizes = np.bincount(owners, minlength=len(self.best))
         padded = np.full((len(self.best), self.k + int(sizes.max())), -np.inf, np.float32)
         padded[:, : self.k] = self.best
         padded[owners, self.k + np.arange(len(owners)) - np.repeat(np.cumsum(sizes) - sizes, sizes)] = lower
-        return _best_of(padded, self.k)
+        self.best = _best_of(padded, self.k)
 
     def _keep_all(self, rows: Rows) -> None:
         for owner in range(len(self.queries)):

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from chroma_gpu.records import Vectors
 
-_DENSE: Final = 512
+_DENSE: Final = 256
 """Dimensions up to which one matrix is used."""
 
 _BLOCK: Final = 128
@@ -22,7 +22,7 @@ class Rotation:
     """Maps [n, dim] to [n, width] and keeps lengths and angles.
 
     The error of a 1-bit code is known in distribution only for data in no special position to the axes (Gao and Long, RaBitQ,
-    SIGMOD 2024): without a rotation, sparse or blocked vectors get useless codes. Up to 512 dimensions it is one orthogonal
+    SIGMOD 2024): without a rotation, sparse or blocked vectors get useless codes. Up to 256 dimensions it is one orthogonal
     matrix. Above, two rounds of (permute, flip signs, multiply blocks of 128 by one orthogonal matrix) mix every coordinate
     with every other at 256 products a coordinate instead of ``dim``.
 
@@ -58,4 +58,4 @@ def code_width(dim: int) -> int:
     """Bits of a code for vectors of ``dim``: at least twice dim up to 128 dimensions."""
     if dim > _DENSE:
         return -(-dim // _BLOCK) * _BLOCK
-    return -(-max(dim, min(2 * dim, 256)) // 8) * 8
+    return -(-max(dim, min(2 * dim, _DENSE)) // 8) * 8

@@ -93,8 +93,10 @@ class LmdbKeyValue:
             try:
                 yield
             finally:
-                environment.roll_back(txn)
-                environment.gate.leave()
+                try:
+                    environment.roll_back(txn)
+                finally:
+                    environment.gate.leave()
 
     def verify(self) -> list[str]:
         """As ``inspect_file``; no write meanwhile."""
@@ -199,7 +201,6 @@ class _Environment:
     def begin(self, write: bool, timeout: float) -> Any:
         """Enter the gate and begin a transaction; the caller ends it and leaves the gate."""
         deadline = time.monotonic() + timeout
-        mended: set[type] = set()
         while True:
             self._adopt()
             self.gate.enter(timeout)
@@ -211,7 +212,7 @@ class _Environment:
             except BaseException:
                 self.gate.leave()
                 raise
-            self._mend(failure, deadline, mended)
+            self._mend(failure, deadline - time.monotonic())
 
     @contextmanager
     def writing(self, timeout: float) -> Iterator[None]:
@@ -324,17 +325,15 @@ class _Environment:
         else:
             self.tables = self.tables | found
 
-    def _mend(self, error: Any, deadline: float, tried: set[type]) -> None:
-        """Remove what kept a transaction from beginning, or raise."""
-        left = deadline - time.monotonic()
+    def _mend(self, error: Any, left: float) -> None:
+        """Remove what kept a transaction from beginning, in the seconds that are left, or raise."""
         if isinstance(error, lmdb.MapResizedError):
             with self.gate.shut(left):  # another process has grown the file beyond our map
                 self._lmdb.set_mapsize(0)
         elif isinstance(error, lmdb.ReadersFullError) and left > 0:
             if not self._lmdb.reader_check():
                 time.sleep(0.001)
-        elif isinstance(error, lmdb.PanicError) and lmdb.PanicError not in tried:
-            tried.add(lmdb.PanicError)
+        elif isinstance(error, lmdb.PanicError) and left > 0:
             with self.gate.shut(left):  # a write of the meta page failed; the file itself is whole
                 self._reopen()
         else:

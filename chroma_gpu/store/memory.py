@@ -189,7 +189,9 @@ class MemoryVectors:
 
     def commit(self, rows: int, dim: int) -> None:
         self.dim = dim
-        self._rows = rows
+        self._rows = max(self._rows, rows)
+        if not len(self._array):
+            self._array = np.empty((0, dim), np.float32)
 
     def append(self, first: int, vectors: Vectors) -> None:
         stop = first + len(vectors)

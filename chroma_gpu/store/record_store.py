@@ -211,6 +211,7 @@ class RecordStore:
         copy_live(self, target)
 
     def close(self) -> None:
+        """As the contract says; not while another thread is inside a call."""
         self._keyvalue.close()
         self._log.close()
 

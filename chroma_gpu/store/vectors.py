@@ -19,7 +19,7 @@ class VectorLog(VectorSource, Protocol):
     """A vector source that can grow. How many rows are committed is said by the store's tables, not by this."""
 
     def commit(self, rows: int, dim: int) -> None:
-        """Learn that rows [0, rows) of ``dim`` values can be read."""
+        """Learn that rows [0, rows) of ``dim`` values can be read. News may come late, so fewer than known change nothing."""
         ...
 
     def append(self, first: int, vectors: Vectors) -> None:
@@ -66,7 +66,7 @@ class VectorFile:
 
     def commit(self, rows: int, dim: int) -> None:
         self.dim = dim
-        self._rows = rows
+        self._rows = max(self._rows, rows)
 
     def append(self, first: int, vectors: Vectors) -> None:
         file = self._open()
@@ -90,7 +90,7 @@ class VectorFile:
     def _mapped(self, rows: int) -> npt.NDArray[np.float32]:
         """At least the first ``rows`` rows, mapped."""
         known = self._map
-        if rows <= len(known) and self._file is not None:
+        if rows <= len(known) and known.shape[1] == self.dim and self._file is not None:
             return known
         file = self._open()
         rows = max(rows, self._rows)

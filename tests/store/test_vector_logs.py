@@ -43,6 +43,15 @@ def test_rows_come_back(log):
     assert log.gather(np.empty(0, np.uint32)).shape == (0, 5)
 
 
+def test_a_log_that_knows_only_its_length(log):
+    log.commit(0, 5)
+    assert log.block(0, 0).shape == (0, 5)
+    assert log.gather(np.empty(0, np.uint32)).shape == (0, 5)
+    fill(log, 0, 3)
+    log.commit(1, 5)
+    assert len(log) == 3
+
+
 def test_blocks_are_read_only_and_gathered_rows_are_copies(log):
     fill(log, 0, 10)
     with pytest.raises(ValueError, match="read-only"):
