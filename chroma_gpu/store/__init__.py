@@ -82,7 +82,10 @@ class Store(Protocol):
         ...
 
     def read(self, rows: Rows, columns: frozenset[Column]) -> RecordBatch:
-        """The asked columns of live rows, in the order of rows. Dead rows raise KeyError. Copies; nothing points into the store."""
+        """The asked columns of live rows, in the order of rows. Dead rows raise KeyError.
+
+        Copies, but for vectors, which may be a read-only view of rows that lie together; it stays valid after ``close``.
+        """
         ...
 
     def metadatas(self, rows: Rows) -> list[Metadata | None]:
