@@ -36,7 +36,7 @@ class SharedEngines:
                 engine = None  # memory of a forked parent is not ours to share
             if engine is None:
                 engine, users = (Engine.in_memory(settings) if path is None else Engine.at(Path(identity), settings)), 0
-            elif engine.settings != settings:
+            elif _behaviour(engine.settings) != _behaviour(settings):
                 raise ValueError(f"An instance of Chroma already exists for {identity} with different settings")
             cls._engines[identity] = (engine, users + 1, os.getpid())
         return identity, engine
@@ -69,3 +69,8 @@ class SharedEngines:
             cls._engines.clear()
         for engine in engines:
             engine.close()
+
+
+def _behaviour(settings: Settings) -> dict[str, object]:
+    """What must be equal among clients of one engine: all but how its path is spelled."""
+    return {key: value for key, value in vars(settings).items() if key != "persist_directory"}

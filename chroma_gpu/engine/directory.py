@@ -81,14 +81,16 @@ class Directory:
 def _check_format(path: Path) -> None:
     marker = path / "format.json"
     if not marker.exists():
-        others = [each.name for each in path.iterdir() if each.name not in ("catalog", "collections", "maintenance.lock")]
+        # Other processes may be making the same directory at this moment.
+        ours = ("catalog", "collections", "maintenance.lock")
+        others = [each.name for each in path.iterdir() if each.name not in ours and not each.name.startswith("format.")]
         if "chroma.sqlite3" in others:
             raise FormatError(
                 f"{path} is a directory of the original Chroma.", hint="Choose another path, and add its records there."
             )
         if others and not (path / "catalog").exists():
             raise FormatError(f"{path} is not empty and not a chroma_gpu directory.", hint="Choose an empty or a new one.")
-        temporary = path / f"format.{os.getpid()}.tmp"
+        temporary = path / f"format.{os.getpid()}.{threading.get_ident()}.tmp"
         temporary.write_text(json.dumps({"format": FORMAT, "written_by": "chroma_gpu"}) + "\n")
         os.replace(temporary, marker)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from chroma_gpu.engine.planner import Choice
 from chroma_gpu.index import Index, IndexSpec, create, has_faiss
 from chroma_gpu.records import Metric, VectorSource
 
-# Rows an index takes in at a time; between slices a build can be stopped.
+# Rows an index takes in at a time: some 50 ms for codes, 300 ms for a graph. Between slices a build can be stopped.
+SLICES = {"hnsw": 2_048}
 SLICE = 16_384
+# Seconds a build in the background goes on before other tables have their turn.
+TURN = 2.0
 # Fewer new rows than this are left to the exact scan of the next query: it costs less than waking a thread.
 LATE_ROWS = 1_024
 # Bytes of a checkpoint that is read at once when a table is opened; larger ones are read in the background.
@@ -70,14 +74,14 @@ class Indexes:
         for kind in self._wanted(rows):
             index = self._kept.get(kind)
             if kind not in self._failed and rows - (0 if index is None else len(index)) >= (1 if index is None else LATE_ROWS):
-                self._background.ask(id(self), lambda: self._catch_up(rows, dim))
+                self._background.ask(id(self), lambda: self._take_turn(rows, dim))
                 return
 
     def build(self, rows: int, dim: int | None) -> None:
         """Catch up now, in this thread. Raises what a build raised."""
         if dim is not None:
             self._failed.clear()
-            self._catch_up(rows, dim)
+            self._catch_up(rows, dim, until=float("inf"))
             for error in self._failed.values():
                 raise error
 
@@ -93,11 +97,19 @@ class Indexes:
     def _wanted(self, rows: int) -> tuple[str, ...]:
         return planner.wanted(self._settings, rows, faiss=has_faiss(), gpu=device.is_gpu(self._settings.device))
 
-    def _catch_up(self, rows: int, dim: int) -> None:
+    def _take_turn(self, rows: int, dim: int) -> None:
+        self._catch_up(rows, dim, until=time.monotonic() + TURN)
+        late = (len(self._kept.get(kind, ())) < rows for kind in self._wanted(rows) if kind not in self._failed)
+        if not self._closed and any(late):
+            self._background.ask(id(self), lambda: self._take_turn(rows, dim))
+
+    def _catch_up(self, rows: int, dim: int, *, until: float) -> None:
         with self._building:
             for kind in self._wanted(rows):
+                if self._closed:
+                    return
                 try:
-                    self._take_in(kind, rows, dim)
+                    self._take_in(kind, rows, dim, until)
                 except Exception as error:
                     # The answer stays right without the index; whoever waits for it gets the error.
                     self._kept.pop(kind, None)
@@ -110,16 +122,17 @@ class Indexes:
                 if self._folder is not None and 0 < checkpoint.size(self._folder, kind) <= SMALL_CHECKPOINT:
                     self._restored(kind, self._spec(kind, dim))
 
-    def _take_in(self, kind: str, rows: int, dim: int) -> None:
+    def _take_in(self, kind: str, rows: int, dim: int, until: float) -> None:
         index = self._kept.get(kind)
         if index is None:
             spec = self._spec(kind, dim)
             index = self._restored(kind, spec) or create(spec, self._source)
             self._kept[kind] = index
-        for stop in range(len(index), rows, SLICE):
+        size = SLICES.get(kind, SLICE)
+        while len(index) < rows and time.monotonic() < until:
             if self._closed:
                 return
-            index.add(min(stop + SLICE, rows))
+            index.add(min(len(index) + size, rows))
         self._save(kind)
 
     def _restored(self, kind: str, spec: IndexSpec) -> Index | None:

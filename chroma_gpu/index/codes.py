@@ -4,16 +4,18 @@ The best estimates are fetched, their rows scored exactly, and the answer accept
 fetched, and in the end everything is scanned. A batch of queries goes to the exact scan at once: there one matrix product serves
 all queries, and costs each of them less than reading the codes.
 
-The guard. Let T be the exact distance of the k-th reranked row and E the last estimate fetched. A row that belongs to the answer
-but was not fetched has an estimate of at least E and a distance of at most T, so its error is at least E - T. The guard demands
-that E - T exceeds 3.5 standard deviations of the error of a row no farther than T (``rabitq``), so that each true neighbour is
-missed with a probability under 2.4e-4; on real vectors the deviation is overstated and it is some 1e-5. The errors seen while
-reranking must agree: if their root mean square is above 1.5 times the deviation, they set it. Ties at the boundary have E - T
-near 0 and never pass. Rows far outside the others, whose errors have no useful bound, are reranked for every query.
+The guard asks how many neighbours an answer must be expected to miss. Let E be the last estimate fetched and t the exact distance
+of a neighbour. It was fetched if its error, whose standard deviation s is known (``rabitq``), stayed below E - t: with probability
+p = Phi((E - t) / s). So each neighbour found stands for 1 / p neighbours there are, and (1 - p) / p summed over those found is an
+unbiased estimate of those missed (Horvitz and Thompson, 1952). An answer passes if that is at most 1e-4 a neighbour, which a recall
+of 0.9999 is; s is taken at the k-th distance and for the farthest row, so that true recall is higher. The errors seen while
+reranking must agree: if their root mean square is above 1.5 s, it sets s. Ties at the boundary have E - t near 0 and never pass.
+Rows far outside the others, whose errors have no useful bound, are reranked for every query.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,6 +29,7 @@ from chroma_gpu.errors import InvalidArgumentError
 from chroma_gpu.index import IndexSpec, Traits, checkpoint, cost, exact, scoring
 from chroma_gpu.index.faiss_library import Shared, load_faiss
 from chroma_gpu.index.growing import Growing
+from chroma_gpu.index.held import Held
 from chroma_gpu.index.rabitq import Bounds, Codes
 from chroma_gpu.index.rotation import Rotation
 from chroma_gpu.records import Hits, Metric, Rows, Vectors, VectorSource
@@ -47,8 +50,12 @@ _SAMPLE: Final = 1 << 16
 _SLICE: Final = 1000
 """Rows encoded at once. FAISS uses a team of threads above 1,000, and searches wait for one slice, some 2 ms."""
 
-_DEVIATIONS: Final = 3.5
-"""How many standard deviations the guard demands."""
+_MISSES: Final = 1e-4
+"""Neighbours that an answer may be expected to miss, for each neighbour."""
+
+_CUT: Final = 3.75
+"""Standard deviations above the k-th of a few good rows, past which estimates are not followed up; doubled when fetching more.
+1 - Phi(3.75) is below ``_MISSES``, so that this alone fails no answer."""
 
 _CALIBRATION: Final = 16
 """Reranked rows, at least, whose errors are compared with the predicted deviation."""
@@ -63,7 +70,7 @@ _LONGEST: Final = 2.0**40
 class CodesIndex:
     """1-bit codes with exact rerank (kind "codes"); needs FAISS.
 
-    params   fetch: estimates fetched first for each query; 200 + 20 k by default
+    params   fetch: estimates fetched first for each query; 300 + 30 k by default
     Memory   dim / 8 + 16 bytes a row, and dim / 8 + 8 more after the first search that skips through codes under a mask
     Cost     add: 3 µs a row of 384, 1.33 times that in the long run, because growing fourfold makes all codes anew: rows that
              arrive in the order of their topics would otherwise leave the centre, and with it the errors, at the first topic
@@ -171,7 +178,7 @@ class _Search:
         self.metric, self.dim, self.source = index.spec.metric, index.spec.dim, index.source
         self.norms = index.norms.view(n)
         self.width = index.rotation.width
-        self.first = int(index.spec.params.get("fetch", 200 + 20 * k))
+        self.first = int(index.spec.params.get("fetch", 300 + 30 * k))
 
     def cost(self, fetch: int) -> float:
         """Of one attempt with one query."""
@@ -188,32 +195,47 @@ class _Search:
     def one(self, codes: Codes, query: Vectors) -> Hits:
         """The answer to a query [1, dim]."""
         rotated, offset, length = codes.place_query(query)
-        fetch, guard = self.first, "passed"
-        while length < _LONGEST and self.cost(fetch) < self.exact_cost(1):
-            hits = self._attempt(codes, query, rotated, offset, length, fetch)
+        fetch, cut, guard = self.first, _CUT, "passed"
+        while length < _LONGEST and fetch < 4 * self.passing and self.cost(fetch) < self.exact_cost(1):
+            hits = self._attempt(codes, query, rotated, offset, length, fetch, cut)
             if hits is not None:
                 return replace(hits, guard=guard)
-            fetch, guard = 4 * fetch, "widened"
+            fetch, cut, guard = 4 * fetch, 2 * cut, "widened"
         return replace(self.exactly(query), guard="exact")
 
-    def _attempt(self, codes: Codes, query: Vectors, rotated: Vectors, offset: float, length: float, fetch: int) -> Hits | None:
-        """The answer from the best ``fetch`` estimates, or None if the guard does not pass."""
+    def _attempt(
+        self, codes: Codes, query: Vectors, rotated: Vectors, offset: float, length: float, fetch: int, cut: float
+    ) -> Hits | None:
+        """The answer from the best ``fetch`` estimates, or None if the guard does not pass.
+
+        cut  standard deviations above the k-th of a few good rows, past which estimates are not followed up
+        """
         bounds = codes.bounds
+        rounding = 2.0**-18 * (length + bounds.longest) ** 2
         keys, rows, last = self._estimates(codes, rotated, fetch)
-        wanted = max(self.k, _CALIBRATION)
-        hits = exact.search_rows(query, self.source, self._with_outliers(rows, bounds), wanted, self.metric, self.norms)
-        if hits.counts[0] < self.k:
+        if len(rows) > 4 * self.k:
+            # Only what may still be nearer than the k-th of the best few is worth scoring; the rest counts as not fetched.
+            guess = self._guess(query, rows[: 3 * self.k])
+            farthest = guess + cut * codes.deviation(bounds, guess, offset, length) + rounding
+            if farthest < last:
+                last, near = farthest, int(np.searchsorted(keys, farthest))
+                keys, rows = keys[:near], rows[:near]
+        held, keys = self._with_outliers(rows, keys, bounds)
+        hits = exact.search_block(query, held, 0, len(held), None, max(self.k, _CALIBRATION), self.metric, held.norms)
+        count = int(hits.counts[0])
+        if count < self.k:
             return None
-        true = hits.distances[0, : hits.counts[0]].astype(np.float64)
+        true = hits.distances[0, :count].astype(np.float64)
         if self.metric is not Metric.L2:
             true = 2 * true - 2
-        key = float(true[self.k - 1])
-        seen = _root_mean_square(keys, rows, true, hits.rows[0, : hits.counts[0]])
-        deviation = max(codes.deviation(bounds, key, offset, length), seen / _TRUSTED)
-        rounding = 2.0**-18 * (length + bounds.longest) ** 2
-        if not last - key > _DEVIATIONS * deviation + rounding:
+        errors = keys[hits.rows[0, :count]] - true
+        errors = errors[~np.isnan(errors)]
+        seen = math.sqrt(errors @ errors / max(1, len(errors)))
+        deviation = max(codes.deviation(bounds, float(true[self.k - 1]), offset, length), seen / _TRUSTED)
+        if not _expected_misses(last - rounding - true[: self.k], deviation) <= _MISSES * self.k:
             return None
-        return Hits(hits.rows[:, : self.k], hits.distances[:, : self.k], np.minimum(hits.counts, self.k), exact=last == np.inf)
+        counts = np.array([self.k], np.int32)
+        return Hits(held.named(hits)[:, : self.k], hits.distances[:, : self.k], counts, exact=last == np.inf)
 
     def _estimates(self, codes: Codes, rotated: Vectors, fetch: int) -> tuple[npt.NDArray[np.float32], Rows, float]:
         """(keys, rows) that pass the mask, and the key that no row left out is below."""
@@ -236,22 +258,52 @@ class _Search:
             inside[inside] = _among(self.mask, found[inside])
         return keys[inside], found[inside].astype(np.uint32), last
 
-    def _with_outliers(self, rows: Rows, bounds: Bounds) -> Rows:
+    def _guess(self, query: Vectors, rows: Rows) -> float:
+        """The k-th smallest key of at least k rows, in float32."""
+        products = np.vecdot(self.source.gather(rows), query[0])
+        norms = self.norms[rows]
+        if self.metric is Metric.L2:
+            keys = norms * norms - 2 * products + query[0] @ query[0]
+        elif self.metric is Metric.IP:
+            keys = -2 * products
+        else:
+            keys = -2 * products / np.maximum(norms * math.sqrt(query[0] @ query[0]), 1e-30)
+        return float(np.partition(keys, self.k - 1)[self.k - 1])
+
+    def _with_outliers(
+        self, rows: Rows, keys: npt.NDArray[np.float32], bounds: Bounds
+    ) -> tuple[Held, npt.NDArray[np.float32]]:
+        """What is reranked: rows and outliers in the order of rows, and their keys, NaN for outliers that have none."""
+        order = np.argsort(rows)
+        rows, keys = rows[order], keys[order]
         more = bounds.outliers[bounds.outliers < self.n]
         if self.mask is not None:
             more = more[_among(self.mask, more)]
-        return np.union1d(rows, more) if len(more) else rows
+        if len(more):
+            together = np.union1d(rows, more)
+            every = np.full(len(together), np.nan, np.float32)
+            every[np.searchsorted(together, rows)] = keys
+            rows, keys = together, every
+        return Held(self.source, rows, self.norms), keys
 
     def _skipping(self, fetch: int) -> float:
         return cost.codes_skipping(self.n, self.passing, self.width, fetch) if self.mask is not None else np.inf
 
 
-def _root_mean_square(keys: npt.NDArray[np.float32], rows: Rows, true: npt.NDArray[np.float64], nearest: Rows) -> float:
-    """Of the errors of the estimates of the nearest rows, those that were reranked without an estimate aside."""
-    same = nearest[:, None] == rows
-    known = same.any(axis=1)
-    errors = keys[same.argmax(axis=1)[known]] - true[known]
-    return float(np.sqrt(np.mean(errors * errors))) if len(errors) else 0.0
+def _expected_misses(room: npt.NDArray[np.float64], deviation: float) -> float:
+    """How many neighbours an answer must be expected to miss; NaN or inf where that cannot be said.
+
+    room  [k] descending: how far each neighbour's true key is below the last key that was fetched
+    """
+    missed = 0.0
+    for distance in reversed(room.tolist()):
+        if distance > 8 * deviation:
+            break  # and so are all nearer ones
+        found = 0.5 * math.erfc(-distance / deviation / math.sqrt(2)) if deviation > 0 else 0.0
+        missed += (1 - found) / found if found > 0 else math.inf
+        if missed > len(room):
+            break
+    return missed
 
 
 def _among(mask: RowSet, rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

@@ -9,12 +9,13 @@ score + margin is below the k-th best of score - margin, so that every true neig
 The truth. Survivors, usually little more than k, are scored by ``scoring.distances`` and sorted by (distance, row). So the answer
 for k = 10 is the beginning of the answer for k = 100, duplicates come in the order of their rows, and every k up to n works.
 
-Queries are scaled to length 1 by a power of two, which is exact, so that only a row can overflow. Rows whose norm is extreme, or
+Very short and very long queries are scaled to length 1 by a power of two, which is exact, so that only a row can overflow. Rows whose norm is extreme, or
 far above the others of their block and so would widen everyone's margin, skip the pass and count as survivors.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
@@ -62,6 +63,9 @@ def search_rows(queries: Vectors, source: VectorSource, rows: Rows, k: int, metr
     queries = checked(queries, source.dim)
     if not k:
         return Hits.empty(len(queries))
+    if len(queries) == 1 and len(rows) <= _rows_in_cache(source.dim):
+        vectors = source.gather(rows)
+        return _one(queries, source, rows, vectors, scoring.norms(vectors) if norms is None else norms[rows], k, metric)
     hits = []
     for group in _groups(queries):
         scan = _Scan(group, k, metric)
@@ -90,6 +94,9 @@ def search_block(
              further query; a mask that passes less than a quarter of a block costs as ``search_rows``
     """
     queries = checked(queries, source.dim)
+    if mask is None and len(queries) == 1 and 0 < stop - start <= _rows_in_cache(source.dim):
+        vectors, ids = source.block(start, stop), np.arange(start, stop, dtype=np.uint32)
+        return _one(queries, source, ids, vectors, scoring.norms(vectors) if norms is None else norms[start:stop], k, metric)
     flags = None if mask is None else mask.flags()[start:stop]
     stop = stop if flags is None else start + len(flags)
     hits = []
@@ -207,6 +214,42 @@ def narrowed(mask: RowSet | None, rows: int) -> tuple[RowSet | None, int]:
     return None if passing == rows else mask, passing
 
 
+def _one(queries: Vectors, source: VectorSource, rows: Rows, vectors: Vectors, norms: Norms, k: int, metric: Metric) -> Hits:
+    """One query and few rows: the same pass in fewer steps, which are most of its cost; ``_Scan`` where it does not suffice."""
+    query = queries[0]
+    wanted = k + k // 8 + 8
+    if len(rows) <= wanted:
+        return ranked(np.zeros(len(rows), np.intp), rows, scoring.distances(query, vectors, metric), 1, k)
+    length, longest = math.sqrt(scoring.square(query)), float(norms.max())
+    if 2.0**-20 < length < 2.0**20 and longest < 2.0**40 and (metric is not Metric.COSINE or norms.min() > 2.0**-40):
+        gamma = _gamma(len(query))
+        products = _products(query, vectors)
+        if metric is Metric.L2:
+            far, margin = norms * norms / 2 - products, gamma * (length + longest) ** 2
+        elif metric is Metric.IP:
+            far, margin = -products, gamma * length * longest + 2.0**-22
+        else:
+            far, margin = -products / norms, 2 * gamma * length
+        nearest = np.argpartition(far, wanted)
+        chosen, next_far = nearest[:wanted], float(far[nearest[wanted]])
+        if float(np.partition(far[chosen], k - 1)[k - 1]) + 2.002 * margin < next_far:
+            found = scoring.distances(query, vectors[chosen], metric)
+            return ranked(np.zeros(wanted, np.intp), rows[chosen], found, 1, k)
+    scan = _Scan(queries, k, metric)
+    scan.take(rows, vectors, norms)
+    return scan.finish(source)
+
+
+def _gamma(dim: int) -> float:
+    """Twice the error of a product as a share of both lengths, with what is done with it afterwards."""
+    return 2 * (dim + 16) * 2.0**-24
+
+
+def _products(query: Vectors, vectors: Vectors) -> npt.NDArray[np.float32]:
+    products: npt.NDArray[np.float32] = np.vecdot(vectors, query) if vectors.size <= _SMALL else vectors @ query
+    return products
+
+
 class _Scan:
     """The pass: blocks of rows go in, survivors stay.
 
@@ -219,10 +262,13 @@ class _Scan:
         dim = queries.shape[1]
         wide = queries.astype(np.float64)
         self.lengths = np.sqrt(np.add.reduce(wide * wide, axis=1))  # [q]
-        exponents = np.maximum(np.where(self.lengths > 0, np.frexp(self.lengths)[1], 0), -60)
-        self.scales = np.ldexp(1.0, exponents)  # [q]
-        self.scaled = np.ldexp(wide, -exponents[:, None]).astype(np.float32)  # [q, dim]
-        self.gamma = 2 * (dim + 16) * 2.0**-24
+        if self.lengths.min() > 2.0**-20 and self.lengths.max() < 2.0**20:
+            self.scales, self.scaled = np.ones(len(queries)), queries
+        else:
+            exponents = np.maximum(np.where(self.lengths > 0, np.frexp(self.lengths)[1], 0), -60)
+            self.scales = np.ldexp(1.0, exponents)  # [q]
+            self.scaled = np.ldexp(wide, -exponents[:, None]).astype(np.float32)  # [q, dim]
+        self.gamma = _gamma(dim)
         self.underflow = dim * 2.0**-124
         self.best = np.full((len(queries), k), -np.inf, np.float32)  # lower bounds of the k best scores; the least comes first
         self.owners: list[npt.NDArray[np.intp]] = []
@@ -256,7 +302,7 @@ class _Scan:
         """The answer, exact."""
         if not self.rows:
             return Hits.empty(len(self.queries), self.k)
-        if len(self.rows) == 1:
+        if len(self.rows) == 1 and len(self.rows[0]) <= 2 * self.k:
             return settle(self.queries, source, self.owners[0], self.rows[0], self.k, self.metric)
         self._count_in()
         owners, rows, upper = (np.concatenate(part) for part in (self.owners, self.rows, self.upper))
@@ -269,9 +315,7 @@ class _Scan:
                 return self.scaled @ vectors.T
             if len(self.scaled) > 1:
                 return np.ascontiguousarray((vectors @ self.scaled.T).T)
-            query = self.scaled[0]
-            scores: npt.NDArray[np.float32] = np.vecdot(vectors, query) if vectors.size <= _SMALL else vectors @ query
-            return scores[None]
+            return _products(self.scaled[0], vectors)[None]
 
     def _bend(self, scores: npt.NDArray[np.float32], norms: Norms) -> npt.NDArray[np.float32]:
         """Turn products into scores, in place.  Returns [q] float32 margins, widened by the rounding of what is done with them."""
@@ -279,9 +323,9 @@ class _Scan:
         with np.errstate(over="ignore"):
             if self.metric is Metric.COSINE:
                 scores *= np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
-                margins = np.full(len(scores), 2 * self.gamma + self.underflow * _LARGE)
+                margins = 2 * self.gamma * self.lengths / self.scales + self.underflow * _LARGE
             elif self.metric is Metric.IP:
-                margins = self.gamma * longest + 2.0**-22 / self.scales + self.underflow
+                margins = (self.gamma * longest * self.lengths + 2.0**-22) / self.scales + self.underflow
             else:
                 half = norms * norms / 2
                 for i, scale in enumerate(self.scales):

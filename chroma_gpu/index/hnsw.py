@@ -23,6 +23,7 @@ from chroma_gpu.errors import InvalidArgumentError
 from chroma_gpu.index import IndexSpec, Traits, checkpoint, cost, exact, scoring
 from chroma_gpu.index.faiss_library import Shared, in_own_thread, load_faiss, selector
 from chroma_gpu.index.growing import Growing
+from chroma_gpu.index.held import Held
 from chroma_gpu.records import Hits, Metric, Rows, Vectors, VectorSource
 from chroma_gpu.rowset import RowSet
 
@@ -69,7 +70,8 @@ class HnswIndex:
         self._adding = threading.Lock()
         self._norms = Growing()
         self._extreme = np.empty(0, np.uint32)
-        self._sample = _Sample.draw(source, self._norms, 0)
+        self._sample = _draw(source, self._norms.view())
+        self._sampled_from = 0
         self._count = 0
 
     def __len__(self) -> int:
@@ -100,8 +102,9 @@ class HnswIndex:
         placed = scoring.normalised(queries, lengths) if self.spec.metric is Metric.COSINE else queries
         params = load_faiss().SearchParametersHNSW(efSearch=ef, sel=None if mask is None else selector(mask))
         found = self._graph.search(placed, fetch, params)[1]
-        sample = self._sample if mask is None else _Sample.draw(self._source, self._norms, n, mask)
+        sample = self._sample if mask is None else _draw(self._source, norms, mask)
         best = exact.search_block(queries, sample, 0, len(sample), None, k, self.spec.metric, sample.norms)
+        sampled = sample.named(best)
         more = self._extreme[self._extreme < n]
         more = more if mask is None else more[mask.flags()[more]]
         hits: list[Hits] = []
@@ -109,7 +112,7 @@ class HnswIndex:
         for i in range(len(queries)):
             rows = np.union1d(found[i][(found[i] >= 0) & (found[i] < n)].astype(np.uint32), more)
             one = exact.search_rows(queries[i : i + 1], self._source, rows, k, self.spec.metric, norms)
-            if one.counts[0] < k or not lengths[i] < _EXTREME or sample.beats(one, best.rows[i], best.distances[i]):
+            if one.counts[0] < k or not lengths[i] < _EXTREME or _beaten(one, sampled[i], best.distances[i]):
                 failed.append(i)
             hits.append(replace(one, exact=False, guard="passed"))
         if failed:
@@ -134,9 +137,9 @@ class HnswIndex:
         held.require(held.faiss.d == spec.dim and held.faiss.ntotal == held.count, "all nodes")
         index._graph = Shared(held.faiss)
         index._norms = Growing(held.column("norms"))
-        index._count = held.count
+        index._count = index._sampled_from = held.count
         index._extreme = np.flatnonzero(~(index._norms.view() < _EXTREME)).astype(np.uint32)
-        index._sample = _Sample.draw(source, index._norms, held.count)
+        index._sample = _draw(source, index._norms.view())
         return index
 
     def _grow(self, stop: int) -> None:
@@ -157,8 +160,8 @@ class HnswIndex:
             self._graph.add(vectors)
             took = time.perf_counter() - before
             self._count = last
-            if last >= 2 * self._sample.drawn_from:
-                self._sample = _Sample.draw(self._source, self._norms, last)
+            if last >= 2 * self._sampled_from:
+                self._sample, self._sampled_from = _draw(self._source, self._norms.view()), last
             if self._graph.searches == seen:
                 size = min(2 * size, _SLICE)
             else:
@@ -171,37 +174,19 @@ class HnswIndex:
         return cost.exact_block(n, passing, self.spec.dim, n_queries)
 
 
-class _Sample:
-    """Some random rows, held together: a source of its own, for ``exact``."""
+def _draw(source: VectorSource, norms: npt.NDArray[np.float32], mask: RowSet | None = None) -> Held:
+    """About ``_SAMPLE`` random rows of those that have norms and are in the mask; the same ones each time."""
+    n = len(norms)
+    rng = np.random.default_rng(n)
+    if mask is None:
+        rows = rng.integers(0, max(n, 1), min(n, _SAMPLE))
+    else:
+        tries = rng.integers(0, n, min(-(-_SAMPLE * n // len(mask)), 8 * n))
+        rows = tries[mask.flags()[tries]]
+    return Held(source, np.unique(rows).astype(np.uint32), norms)
 
-    def __init__(self, rows: Rows, vectors: Vectors, norms: npt.NDArray[np.float32], drawn_from: int) -> None:
-        self.rows, self.vectors, self.norms, self.drawn_from = rows, vectors, norms, drawn_from
-        self.dim = vectors.shape[1]
 
-    @classmethod
-    def draw(cls, source: VectorSource, norms: Growing, n: int, mask: RowSet | None = None) -> _Sample:
-        """About ``_SAMPLE`` of the rows below n that are in the mask; the same ones each time."""
-        rng = np.random.default_rng(n)
-        if mask is None:
-            rows = rng.integers(0, max(n, 1), min(n, _SAMPLE))
-        else:
-            tries = rng.integers(0, n, min(-(-_SAMPLE * n // len(mask)), 8 * n))
-            rows = tries[mask.flags()[tries]]
-        chosen = np.unique(rows).astype(np.uint32)
-        return cls(chosen, source.gather(chosen), norms.view(n)[chosen], n)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def block(self, start: int, stop: int) -> Vectors:
-        """As ``VectorSource.block``, of places in the sample."""
-        return self.vectors[start:stop]
-
-    def gather(self, rows: Rows) -> Vectors:
-        """As ``VectorSource.gather``, of places in the sample."""
-        return self.vectors[rows]
-
-    def beats(self, hits: Hits, places: Rows, distances: npt.NDArray[np.float32]) -> bool:
-        """Whether a sampled row is nearer than the last hit and not among the hits; places and distances: best of the sample."""
-        nearer = self.rows[places[distances < hits.distances[0, -1]]]
-        return bool(np.isin(nearer, hits.rows[0], invert=True).any())
+def _beaten(hits: Hits, rows: Rows, distances: npt.NDArray[np.float32]) -> bool:
+    """Whether one of the sampled rows, each [k], is nearer than the last hit of a query and not among its hits."""
+    nearer = rows[distances < hits.distances[0, -1]]
+    return bool(np.isin(nearer, hits.rows[0], invert=True).any())

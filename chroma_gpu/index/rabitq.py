@@ -32,7 +32,7 @@ from chroma_gpu.rowset import RowSet
 _EXTREME: Final = 2.0**40
 """Norm from which a row has no useful code."""
 
-_QUERY_STEP: Final = 0.01
+_QUERY_STEP: Final = 0.015
 """Error of the query's 8-bit table, as a share of reach where the code's error has sqrt(1 / f**2 - 1) * |o_perp|."""
 
 

@@ -62,6 +62,11 @@ def _sum(terms: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return total
 
 
+def square(vector: Vectors) -> float:
+    """The squared Euclidean norm of one vector, in float64."""
+    return float(_dot(vector, vector))
+
+
 def norms(vectors: Vectors) -> npt.NDArray[np.float32]:
     """The Euclidean norm of each vector, for error bounds and normalising: relative error below (dim + 2) * 2**-24.
 

@@ -216,6 +216,13 @@ def test_clients_of_one_path_share_it_until_the_last_is_closed(open_client):
         open_client(index="flat")
 
 
+def test_a_path_may_be_spelled_in_several_ways(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with chroma_gpu.PersistentClient("data") as first, chroma_gpu.PersistentClient(tmp_path / "." / "data") as second:
+        first.create_collection("c-1", embedding_function=None)
+        assert second.count_collections() == 1
+
+
 def test_ephemeral_clients_share_their_data_until_the_last_is_closed():
     with chroma_gpu.EphemeralClient() as first, chroma_gpu.EphemeralClient() as second:
         first.create_collection("c-1", embedding_function=None)

@@ -177,3 +177,10 @@ assert collection.query(query_embeddings=vectors[:1] * 100, n_results=1)["ids"] 
     finish(
         start("import sys, numpy as np, chroma_gpu\nclient = chroma_gpu.PersistentClient(sys.argv[1])\n" + code + "client.close()", tmp_path)
     )
+
+
+def test_many_processes_make_one_directory(tmp_path):
+    making = "import sys, chroma_gpu\nwith chroma_gpu.PersistentClient(sys.argv[1]) as client: print(client.get_or_create_collection('shared', embedding_function=None).id)"
+    for attempt in range(4):
+        processes = [start(making, tmp_path / str(attempt)) for _ in range(6)]
+        assert len({finish(process) for process in processes}) == 1

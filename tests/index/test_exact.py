@@ -88,6 +88,28 @@ def test_one_query_and_many_agree_bit_for_bit(sheet, metric):
 
 
 @METRICS
+@pytest.mark.parametrize("case", ["ordinary", "ties", "long row", "short query"])
+def test_one_query_takes_fewer_steps_where_they_suffice(sheet, metric, case, monkeypatch):
+    vectors, query = sheet[0].copy(), sheet[1][:1].copy()
+    if case == "ties":
+        vectors[::3] = query
+    elif case == "long row":
+        vectors[5] *= 1e15
+    elif case == "short query":
+        query *= 1e-10
+    scans = []
+    made = exact._Scan
+    monkeypatch.setattr(exact, "_Scan", lambda *given: scans.append(1) or made(*given))
+    for n in (5, 18, 19, 20, N):
+        want = brute_force(query, vectors[:n], 10, metric)
+        got = exact.search_rows(query, ArraySource(vectors), np.arange(n, dtype=np.uint32), 10, metric)
+        np.testing.assert_array_equal(got.rows, want.rows)
+        np.testing.assert_array_equal(got.distances, want.distances)
+        np.testing.assert_array_equal(got.counts, want.counts)
+    assert bool(scans) == (case != "ordinary")
+
+
+@METRICS
 def test_few_rows_are_scored_twice(sheet, metric, monkeypatch):
     scored = []
     settle = exact.settle
@@ -118,8 +140,9 @@ def test_rows_in_the_order_of_their_nearness(sheet, metric, falling, monkeypatch
     floors = []
     best_of = exact._best_of
     monkeypatch.setattr(exact, "_best_of", lambda scores, k: floors.append(scores.shape[1]) or best_of(scores, k))
-    got = exact.search_block(queries[:1], ArraySource(ordered), 0, N, None, 10, metric, scoring.norms(ordered))
-    assert_same_neighbours(got, brute_force(queries[:1], ordered, 10, metric))
+    twice = np.concatenate([queries[:1], queries[:1]])
+    got = exact.search_block(twice, ArraySource(ordered), 0, N, None, 10, metric, scoring.norms(ordered))
+    assert_same_neighbours(got, brute_force(twice, ordered, 10, metric))
     # Where the sample says nothing, the block itself gives the floor.
     assert (N + 10 in floors) == falling
 

@@ -1,0 +1,80 @@
+"""What the documents say is so."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from chroma_gpu import cli, config, errors
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+
+
+def test_the_readme_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    scope: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), scope)  # the last line is the query
+    result = scope["packages"].query(query_texts=["plot charts"], n_results=1, where={"year": {"$gte": 2020}})
+    assert result["ids"] == [["plotly"]]
+    scope["client"].close()
+
+
+def test_every_command_is_in_the_readme():
+    commands = re.findall(r"add_parser\(\"(\w+)\"", Path(cli.__file__).read_text())
+    assert commands
+    for command in commands:
+        assert f"chroma-gpu {command}" in README, command
+
+
+def test_the_readme_shows_the_two_commands_of_a_fresh_machine():
+    assert re.search(r"^make demo\b", README, re.MULTILINE)
+    assert re.search(r"^make test\b", README, re.MULTILINE)
+
+
+def test_every_module_of_the_package_is_in_the_tree():
+    tree = ARCHITECTURE.split("```")[1]
+    package = ROOT / "chroma_gpu"
+    for path in package.iterdir():
+        if path.suffix == ".py" and path.stem != "__init__":
+            assert re.search(rf"^  {path.name}\b", tree, re.MULTILINE), path.name
+        elif path.is_dir() and path.name != "__pycache__":
+            assert re.search(rf"^  {path.name}\b", tree, re.MULTILINE), path.name
+    for module in (package / "engine").glob("*.py"):
+        if module.stem != "__init__":
+            assert module.stem in tree, f"engine/{module.name}"
+
+
+def test_every_error_is_in_the_tree_of_errors():
+    classes = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
+    for name in classes:
+        assert name in errors.__doc__, name
+
+
+def test_every_setting_says_what_it_does():
+    body = next(node for node in ast.parse(Path(config.__file__).read_text()).body if getattr(node, "name", "") == "Settings").body
+    documented = {
+        node.target.id
+        for node, after in zip(body, body[1:], strict=False)
+        if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+    }
+    assert documented == {each.name for each in fields(config.Settings)}
+
+
+def test_differences_name_tests_that_are_there():
+    table = (ROOT / "docs" / "differences-from-chroma.md").read_text()
+    sources = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    for name in re.findall(r"`(test_\w+)", table):
+        assert f"def {name}(" in sources, name
+
+
+@pytest.mark.parametrize("path", ["README.md", "docs/architecture.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / path).read_text()):
+        assert (ROOT / path).parent.joinpath(target).exists(), target
