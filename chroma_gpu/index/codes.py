@@ -44,7 +44,7 @@ _NARROWEST: Final = 48
 _REFRESH: Final = 4
 """Growth after which centre and codes are made anew."""
 
-_SAMPLE: Final = 1 << 16
+_SAMPLE: Final = 1 << 14
 """Rows that the centre is the mean of."""
 
 _SLICE: Final = 1000
@@ -54,8 +54,8 @@ _MISSES: Final = 1e-4
 """Neighbours that an answer may be expected to miss, for each neighbour."""
 
 _CUT: Final = 3.75
-"""Standard deviations above the k-th of a few good rows, past which estimates are not followed up; doubled when fetching more.
-1 - Phi(3.75) is below ``_MISSES``, so that this alone fails no answer."""
+"""Standard deviations above the k-th of a few good rows, past which estimates are not followed up. 1 - Phi(3.75) is below
+``_MISSES``, so that this alone fails no answer."""
 
 _CALIBRATION: Final = 16
 """Reranked rows, at least, whose errors are compared with the predicted deviation."""
@@ -109,7 +109,8 @@ class CodesIndex:
 
         Returns  Hits whose guard is None where the exact scan was the cheaper way from the start, else the worst of the batch:
                  "passed", "widened" (passed after fetching more) or "exact" (failed, so that everything was scanned)
-        Cost     one query of k = 10 among 50,000 x 384: 0.55 ms when the guard passes at once
+        Cost     one query of k = 10 among 50,000 x 384 on one core: 1.1 ms when the guard passes at once (0.5 ms of it for the scan),
+                 as it did for 87 % of real queries; the exact scan takes 2.3 ms on two cores
         """
         queries = exact.checked(queries, self.spec.dim)
         codes, n = self._codes, self._count
@@ -195,20 +196,20 @@ class _Search:
     def one(self, codes: Codes, query: Vectors) -> Hits:
         """The answer to a query [1, dim]."""
         rotated, offset, length = codes.place_query(query)
-        fetch, cut, guard = self.first, _CUT, "passed"
+        fetch, least, guard = self.first, 0.0, "passed"
         while length < _LONGEST and fetch < 4 * self.passing and self.cost(fetch) < self.exact_cost(1):
-            hits = self._attempt(codes, query, rotated, offset, length, fetch, cut)
-            if hits is not None:
-                return replace(hits, guard=guard)
-            fetch, cut, guard = 4 * fetch, 2 * cut, "widened"
+            outcome = self._attempt(codes, query, rotated, offset, length, fetch, least)
+            if isinstance(outcome, Hits):
+                return replace(outcome, guard=guard)
+            fetch, least, guard = 4 * fetch, outcome, "widened"
         return replace(self.exactly(query), guard="exact")
 
     def _attempt(
-        self, codes: Codes, query: Vectors, rotated: Vectors, offset: float, length: float, fetch: int, cut: float
-    ) -> Hits | None:
-        """The answer from the best ``fetch`` estimates, or None if the guard does not pass.
+        self, codes: Codes, query: Vectors, rotated: Vectors, offset: float, length: float, fetch: int, least: float
+    ) -> Hits | float:
+        """The answer from the best ``fetch`` estimates, or, if the guard does not pass, a deviation to count on next time.
 
-        cut  standard deviations above the k-th of a few good rows, past which estimates are not followed up
+        least  a deviation that was seen before
         """
         bounds = codes.bounds
         rounding = 2.0**-18 * (length + bounds.longest) ** 2
@@ -216,7 +217,8 @@ class _Search:
         if len(rows) > 4 * self.k:
             # Only what may still be nearer than the k-th of the best few is worth scoring; the rest counts as not fetched.
             guess = self._guess(query, rows[: 3 * self.k])
-            farthest = guess + cut * codes.deviation(bounds, guess, offset, length) + rounding
+            least = max(least, codes.deviation(bounds, guess, offset, length))
+            farthest = guess + _CUT * least + rounding
             if farthest < last:
                 last, near = farthest, int(np.searchsorted(keys, farthest))
                 keys, rows = keys[:near], rows[:near]
@@ -224,7 +226,7 @@ class _Search:
         hits = exact.search_block(query, held, 0, len(held), None, max(self.k, _CALIBRATION), self.metric, held.norms)
         count = int(hits.counts[0])
         if count < self.k:
-            return None
+            return 2 * least
         true = hits.distances[0, :count].astype(np.float64)
         if self.metric is not Metric.L2:
             true = 2 * true - 2
@@ -233,7 +235,7 @@ class _Search:
         seen = math.sqrt(errors @ errors / max(1, len(errors)))
         deviation = max(codes.deviation(bounds, float(true[self.k - 1]), offset, length), seen / _TRUSTED)
         if not _expected_misses(last - rounding - true[: self.k], deviation) <= _MISSES * self.k:
-            return None
+            return max(least, deviation)
         counts = np.array([self.k], np.int32)
         return Hits(held.named(hits)[:, : self.k], hits.distances[:, : self.k], counts, exact=last == np.inf)
 
@@ -270,9 +272,7 @@ class _Search:
             keys = -2 * products / np.maximum(norms * math.sqrt(query[0] @ query[0]), 1e-30)
         return float(np.partition(keys, self.k - 1)[self.k - 1])
 
-    def _with_outliers(
-        self, rows: Rows, keys: npt.NDArray[np.float32], bounds: Bounds
-    ) -> tuple[Held, npt.NDArray[np.float32]]:
+    def _with_outliers(self, rows: Rows, keys: npt.NDArray[np.float32], bounds: Bounds) -> tuple[Held, npt.NDArray[np.float32]]:
         """What is reranked: rows and outliers in the order of rows, and their keys, NaN for outliers that have none."""
         order = np.argsort(rows)
         rows, keys = rows[order], keys[order]

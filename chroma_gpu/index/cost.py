@@ -17,11 +17,20 @@ _GATHERED: Final = 6e-4
 _READ: Final = 1e-4
 """A coordinate of a row that is scored where it lies."""
 
-_MULTIPLIED: Final = 1.2e-5
-"""A coordinate of a row for each further query of a batch."""
+_PACKED: Final = 4e-4
+"""A coordinate of a row that goes into a product of matrices, which pays from five queries on, and ..."""
 
-_RERANKED: Final = 0.35
-"""A row that is fetched by codes or a graph, kept in order and scored again."""
+_MULTIPLIED: Final = 1.2e-5
+"""... what each query adds there."""
+
+_QUERY: Final = 15.0
+"""A query of a batch, beside its products."""
+
+_RERANK: Final = 350.0
+"""What comes after codes or a graph: scoring what they found, the guard, the memory they pushed out of the cache."""
+
+_FETCHED: Final = 0.36
+"""A row that codes or a graph keep in order."""
 
 _BIT: Final = 1.8e-5
 """A bit of a code in the scan of all codes."""
@@ -38,24 +47,30 @@ _VISIT: Final = 7e-3
 
 def exact_rows(rows: int, dim: int, queries: int = 1) -> float:
     """``exact.search_rows``."""
-    return _CALL + dim * rows * (_GATHERED + (queries - 1) * _MULTIPLIED)
+    return _CALL + queries * _QUERY + dim * rows * (_GATHERED + _products(queries - 1))
 
 
 def exact_block(rows: int, passing: int, dim: int, queries: int = 1) -> float:
     """``exact.search_block`` over rows of which some pass the mask."""
-    return _CALL + dim * (min(rows * _READ, passing * _GATHERED) + (queries - 1) * passing * _MULTIPLIED)
+    reading = rows * _products(queries)
+    return _CALL + queries * _QUERY + dim * min(reading, passing * (_GATHERED + _products(queries - 1)))
+
+
+def _products(queries: int) -> float:
+    """A coordinate of a row for so many queries."""
+    return min(queries * _READ, _PACKED + queries * _MULTIPLIED)
 
 
 def codes(rows: int, passing: int, width: int, fetch: int) -> float:
     """One query over all codes, fetching more by the share that the mask lets through.  width: bits of a code."""
-    return _CALL + rows * width * _BIT + fetch * rows / passing * _RERANKED
+    return _RERANK + rows * width * _BIT + fetch * rows / passing * _FETCHED
 
 
 def codes_skipping(rows: int, passing: int, width: int, fetch: int) -> float:
     """One query over the codes that pass the mask."""
-    return _CALL + rows * _SKIPPED + passing * width * _LONE_BIT + fetch * _RERANKED
+    return _RERANK + rows * _SKIPPED + passing * width * _LONE_BIT + fetch * _FETCHED
 
 
 def graph(ef: int, dim: int, fetch: int) -> float:
     """One query through a graph."""
-    return _CALL + ef * dim * _VISIT + fetch * _RERANKED
+    return _RERANK + ef * dim * _VISIT + fetch * _FETCHED

@@ -57,11 +57,15 @@ def read_faiss(file: BinaryIO) -> Any:
     No vector in it may claim more bytes than the file has left: a damaged length must not ask for terabytes.
     """
     faiss = load_faiss()
-    position = file.tell()
-    left = os.fstat(file.fileno()).st_size - position
+    left = os.fstat(file.fileno()).st_size - file.tell()
+    before = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
     faiss.set_deserialization_vector_byte_limit(max(1, left))
     faiss.set_deserialization_loop_limit(_LOOPS)
-    return faiss.read_index(faiss.PyCallbackIOReader(file.read))
+    try:
+        return faiss.read_index(faiss.PyCallbackIOReader(file.read))
+    finally:
+        faiss.set_deserialization_vector_byte_limit(before[0])
+        faiss.set_deserialization_loop_limit(before[1])
 
 
 def in_own_thread(work: Callable[[], _T]) -> _T:

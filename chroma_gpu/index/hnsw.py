@@ -5,7 +5,7 @@ and returns fewer or wrong ones, the more so the narrower the mask and the farth
 half of the rows allowed, when the query's own half was the forbidden one. So ef grows by the share of rows that pass, the exact
 scan is taken where that is cheaper, and every answer is checked against a sample: 1,024 random rows of the mask are scored exactly,
 and if one of them beats the k-th hit, or there are too few hits, the exact scan answers. A sample finds an answer that is wrong on
-the whole, not a single neighbour that is missing: what a passed guard says about recall is in ``Hits.guard``, never in ``exact``.
+the whole, not a single neighbour that is missing, so a passed guard never makes an answer ``exact``.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ class HnswIndex:
         norms = self._norms.view(n)
         fetch = max(self.ef_search, k + k // 2)
         ef = -(-fetch * n // passing)
-        if passing <= k or len(queries) * cost.graph(ef, self.spec.dim, fetch) >= self._exact_cost(n, passing, len(queries)):
+        dim = self.spec.dim
+        if passing <= k or len(queries) * cost.graph(ef, dim, fetch) >= cost.exact_block(n, passing, dim, len(queries)):
             return exact.search_block(queries, self._source, 0, n, mask, k, self.spec.metric, norms)
         lengths = scoring.norms(queries)
         placed = scoring.normalised(queries, lengths) if self.spec.metric is Metric.COSINE else queries
@@ -169,9 +170,6 @@ class HnswIndex:
                 size = max(1, min(_SLICE, int(size * _HOLD / took)))
                 time.sleep(0.001)
             seen = self._graph.searches
-
-    def _exact_cost(self, n: int, passing: int, n_queries: int) -> float:
-        return cost.exact_block(n, passing, self.spec.dim, n_queries)
 
 
 def _draw(source: VectorSource, norms: npt.NDArray[np.float32], mask: RowSet | None = None) -> Held:

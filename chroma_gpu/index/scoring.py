@@ -24,7 +24,7 @@ def distances(query: Vectors, vectors: Vectors, metric: Metric) -> npt.NDArray[n
     query    [dim] float32, or [n, dim]: one query for each vector
     vectors  [n, dim] float32
     Returns  [n] float32; +inf where the distance exceeds float32. Cosine distances lie in [0, 2]; a vector's distance to itself is 0.
-    Cost     three (cosine: four) float64 passes, about 0.35 µs a row of 384; meant for the few rows that survive an approximate scan
+    Cost     0.5 µs a row of 384, 1.1 µs for cosine: meant for the few rows that survive an approximate scan
     """
     n, dim = vectors.shape
     step = max(1, _CHUNK // max(1, dim))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from neighbours import ArraySource, assert_same_neighbours, brute_force, recall
 
 from benchmarks.datasets import clustered, folded, with_duplicates
 from chroma_gpu.errors import InvalidArgumentError
@@ -13,7 +14,6 @@ from chroma_gpu.index.growing import Growing
 from chroma_gpu.index.rotation import Rotation
 from chroma_gpu.records import Metric
 from chroma_gpu.rowset import RowSet
-from neighbours import ArraySource, assert_same_neighbours, brute_force, recall
 
 N, DIM, QUERIES = 9_000, 96, 60
 METRICS = pytest.mark.parametrize("metric", list(Metric))
@@ -159,6 +159,21 @@ def test_rows_far_out_are_found_though_their_codes_are_useless(metric):
     queries = vectors[far[:5]] / 2
     for query in queries:
         assert recall(index.search(query[None], 10), brute_force(query[None], vectors, 10, metric)) == 1
+
+
+def test_outliers_are_not_left_to_their_codes():
+    """Long rows that lie almost across the queries: their inner products are barely the largest, their codes' errors huge."""
+    rng = np.random.default_rng(6)
+    vectors = clustered(N, DIM, clusters=300, spread=0.5)
+    queries = np.linalg.qr(rng.standard_normal((DIM, 24)))[0].T.astype(np.float32)
+    best = vectors @ queries.T
+    across = rng.standard_normal((24, DIM))
+    across -= across @ queries.T @ queries
+    places = rng.choice(N, 24, replace=False)
+    vectors[places] = 40 * across / np.linalg.norm(across, axis=1, keepdims=True) + (best.max() + 0.1) * queries
+    hits = each(made(vectors, Metric.IP), queries, 1)
+    assert [int(one.rows[0, 0]) for one in hits] == places.tolist()
+    assert "passed" in {one.guard for one in hits}
 
 
 def test_errors_are_as_predicted(lumps):

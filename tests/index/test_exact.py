@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from neighbours import ArraySource, assert_identical, assert_same_neighbours, brute_force
 
 from benchmarks.datasets import folded, with_duplicates, with_extremes, with_zeros
 from chroma_gpu.errors import DimensionMismatch
 from chroma_gpu.index import exact, scoring
 from chroma_gpu.records import Hits, Metric
 from chroma_gpu.rowset import RowSet
-from neighbours import ArraySource, assert_identical, assert_same_neighbours, brute_force
 
 N, DIM = 3_000, 40
 METRICS = pytest.mark.parametrize("metric", list(Metric))

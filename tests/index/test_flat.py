@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from neighbours import ArraySource, assert_identical
 
 from benchmarks.datasets import folded, with_extremes
 from chroma_gpu.errors import DeviceError, InvalidArgumentError
@@ -12,7 +13,6 @@ from chroma_gpu.index.flat import FlatIndex
 from chroma_gpu.kernels import gather, scan
 from chroma_gpu.records import Metric
 from chroma_gpu.rowset import RowSet
-from neighbours import ArraySource, assert_identical
 
 N, DIM = 5_000, 24
 METRICS = pytest.mark.parametrize("metric", list(Metric))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from neighbours import ArraySource, assert_same_neighbours, brute_force, recall
 
 from benchmarks.datasets import clustered, folded
 from chroma_gpu.errors import InvalidArgumentError
@@ -11,7 +12,6 @@ from chroma_gpu.index import IndexSpec
 from chroma_gpu.index.hnsw import HnswIndex
 from chroma_gpu.records import Metric
 from chroma_gpu.rowset import RowSet
-from neighbours import ArraySource, assert_same_neighbours, brute_force, recall
 
 N, DIM, QUERIES = 6_000, 32, 40
 SMALL = {"M": 8, "ef_construction": 40, "ef_search": 32}

@@ -9,12 +9,12 @@ import sys
 
 import numpy as np
 import pytest
+from neighbours import ArraySource
 
 from benchmarks.datasets import folded
 from chroma_gpu.errors import FormatError, InvalidArgumentError, MissingDependency, StoreError
 from chroma_gpu.index import INDEX_KINDS, IndexSpec, checkpoint, create, load
 from chroma_gpu.records import Metric
-from neighbours import ArraySource
 
 SOURCE = ArraySource(folded(4_500, 64))
 KINDS = pytest.mark.parametrize("kind", list(INDEX_KINDS))
@@ -145,7 +145,9 @@ index.add(4)
 assert index.search(np.eye(4, dtype=np.float32)[:1], 1).rows[0, 0] == 0
 assert not {"faiss", "torch"} & sys.modules.keys()
 """
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60, env={"PYTHONPATH": ":".join(path for path in sys.path if path)})
+    subprocess.run(
+        [sys.executable, "-c", script], check=True, timeout=60, env={"PYTHONPATH": ":".join(path for path in sys.path if path)}
+    )
 
 
 def test_an_unknown_kind():

@@ -114,7 +114,7 @@ def shared():
 def test_a_child_forked_during_an_add_refuses(shared, monkeypatch):
     monkeypatch.setattr(shared, "_changing", True)
     monkeypatch.setattr(os, "getpid", lambda: -1)
-    with pytest.raises(EngineError, match="forked while rows were being added.*Open the client again"):
+    with pytest.raises(EngineError, match=r"forked while rows were being added.*Open the client again"):
         shared.search(np.eye(3, dtype=np.float32), 1)
 
 
@@ -127,7 +127,7 @@ def test_one_query_runs_on_one_thread_and_leaves_the_setting_alone(shared, monke
     shared.search(np.zeros((2, 3), np.float32), 1)
     assert faiss.omp_get_max_threads() == before
     assert seen[0] == (1, threading.current_thread())
-    assert seen[1][0] == len(os.sched_getaffinity(0))
+    assert seen[1][0] == before
     assert seen[1][1] is not threading.current_thread()
 
 

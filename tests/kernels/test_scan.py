@@ -46,7 +46,9 @@ def pairs(survivors):
     return found
 
 
-@pytest.mark.parametrize(("n", "dim", "n_queries", "k"), [(1, 1, 1, 1), (33, 7, 2, 5), (1_000, 17, 5, 10), (4_099, 33, 3, 100), (77, 5, 4, 200)])
+@pytest.mark.parametrize(
+    ("n", "dim", "n_queries", "k"), [(1, 1, 1, 1), (33, 7, 2, 5), (1_000, 17, 5, 10), (4_099, 33, 3, 100), (77, 5, 4, 200)]
+)
 @pytest.mark.parametrize("slack", [0.0, 2.0])
 def test_scan(device, n, dim, n_queries, k, slack):
     queries, chunks, scores = table(n, dim, n_queries, device)
@@ -73,7 +75,9 @@ def test_scan_under_a_mask(device, share, size):
     allowed = np.zeros(3_001, np.bool_)
     allowed[: min(size, 3_001)] = flags[:3_001]
     for limit in (None, 600):
-        assert pairs(scan(queries, chunks, 10, torch.ones(3, device=device), words, limit)) == expected(scores, 10, [1] * 3, allowed)
+        assert pairs(scan(queries, chunks, 10, torch.ones(3, device=device), words, limit)) == expected(
+            scores, 10, [1] * 3, allowed
+        )
 
 
 def test_dense_and_sparse_masks_take_different_ways(device, monkeypatch):
@@ -112,7 +116,7 @@ def test_rows_at_minus_infinity_are_kept_only_while_there_are_fewer_others(devic
 
 @pytest.mark.parametrize("dim", [3, 64, 1_000])
 def test_the_error_of_a_product_is_bounded(device, dim):
-    queries, chunks, scores = table(2_000, dim, 4, device, whole=False)
+    queries, chunks, _ = table(2_000, dim, 4, device, whole=False)
     vectors = torch.cat([chunk.vectors for chunk in chunks])
     products = (queries @ vectors.T).cpu().numpy()
     wide = queries.cpu().numpy().astype(np.float64), vectors.cpu().numpy().astype(np.float64)
