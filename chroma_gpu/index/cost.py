@@ -1,7 +1,6 @@
 """What each way of searching costs, in µs on the machine it was fitted on; for choosing between them only ratios matter.
 
-Fitted at 50,000 to 400,000 rows of dim 384 on two cores with AVX-512: the exact scan uses both, codes and graph one. docs and
-benchmarks hold the measurements.
+Fitted at 50,000 to 400,000 rows of dim 384 on two cores with AVX-512: the exact scan uses both, codes and graph one.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ from chroma_gpu.rowset import RowSet
 
 _DEFAULTS: Final = {"M": 16, "ef_construction": 100, "ef_search": 200}
 
-_SLICE: Final = 1024
-"""Rows added at once while nobody searches."""
+_FIRST, _SLICE = 64, 1024
+"""Rows added at once: at the beginning, and at most, when nobody has searched meanwhile."""
 
 _HOLD: Final = 0.005
 """Seconds that an add may keep searches waiting, as far as it can tell."""
@@ -144,7 +144,7 @@ class HnswIndex:
         return index
 
     def _grow(self, stop: int) -> None:
-        size, seen = _SLICE, self._graph.searches
+        size, seen = _FIRST, self._graph.searches
         while self._count < stop:
             last = min(self._count + size, stop)
             vectors = self._source.block(self._count, last)
