@@ -58,7 +58,9 @@ def test_every_error_is_in_the_tree_of_errors():
 
 
 def test_every_setting_says_what_it_does():
-    body = next(node for node in ast.parse(Path(config.__file__).read_text()).body if getattr(node, "name", "") == "Settings").body
+    body = next(
+        node for node in ast.parse(Path(config.__file__).read_text()).body if getattr(node, "name", "") == "Settings"
+    ).body
     documented = {
         node.target.id
         for node, after in zip(body, body[1:], strict=False)

@@ -65,6 +65,8 @@ class Plan:
 
 # Below this many rows a plain scan is as fast as any index.
 INDEX_ROWS = 2_048
+# Microseconds a coordinate of the pass that finds the norms of the rows. Indexes keep theirs, a scan without one has to find them.
+NORM = 3.5e-4
 # Microseconds of a search on a GPU, most of it launches and the way there and back. To be measured on a card.
 DEVICE_CALL = 150.0
 
@@ -79,7 +81,7 @@ def plan(candidates: int, rows: int, k: int, queries: int, dim: int, indexes: Se
         return Plan(Way.NOTHING, None, candidates, rows, k, 0.0)
     ways: list[tuple[float, Way, str | None]] = [
         (cost.exact_rows(candidates, dim, queries), Way.GATHER, None),
-        (cost.exact_block(rows, candidates, dim, queries), Way.SCAN, None),
+        (cost.exact_block(rows, candidates, dim, queries) + NORM * dim * candidates, Way.SCAN, None),
     ]
     for each in indexes:
         if not (each.traits.exact and each.traits.device == "cpu"):  # that is what gather and scan are
@@ -95,14 +97,17 @@ def _asked(index: Choice, share: float, rows: int, k: int, queries: int, dim: in
     held = min(index.rows, rows)
     passing = max(1, round(share * held))
     late = rows - held
-    asked = cost.exact_block(late, round(share * late), dim, queries) if late else 0.0
     if index.spec.kind == "codes":
-        fetch = 200 + 20 * k
-        return asked + queries * min(cost.codes(held, passing, dim, fetch), cost.codes_skipping(held, passing, dim, fetch))
-    if index.spec.kind == "hnsw":
+        fetch = 300 + 30 * k
+        each = min(cost.codes(held, passing, dim, fetch), cost.codes_skipping(held, passing, dim, fetch))
+    elif index.spec.kind == "hnsw":
         fetch = max(int(index.spec.params.get("ef_search", 200)), k + k // 2)
-        return asked + queries * cost.graph(-(-fetch * held // passing), dim, fetch)
-    return asked + DEVICE_CALL
+        each = cost.graph(-(-fetch * held // passing), dim, fetch)
+    else:
+        each = DEVICE_CALL / queries
+    # An index on the CPU scans its rows exactly where that is cheaper, a large batch above all.
+    asked = min(queries * each, cost.exact_block(held, passing, dim, queries))
+    return asked + (cost.exact_block(late, round(share * late), dim, queries) + NORM * dim * share * late if late else 0.0)
 
 
 def wanted(settings: Settings, rows: int, *, faiss: bool, gpu: bool) -> tuple[str, ...]:

@@ -233,9 +233,13 @@ class RecordStore:
 
     def _gather(self, rows: Rows, records: Sequence[Record | Name]) -> Vectors:
         # Rows without gaps are checked and returned where they lie: half of the memory that reading a whole table takes.
-        whole = len(rows) > 0 and bool((np.diff(rows.astype(np.int64)) == 1).all())
+        if not len(rows):
+            return self._log.gather(rows)
+        whole = bool((np.diff(rows.astype(np.int64)) == 1).all())
         vectors = self._log.block(int(rows[0]), int(rows[-1]) + 1) if whole else self._log.gather(rows)
-        for row, record, vector in zip(rows, records, vectors, strict=True):
-            if crc32(vector.data) != record.vector:
+        raw, size = memoryview(vectors).cast("B"), vectors.shape[1] * vectors.itemsize
+        found = [crc32(raw[start : start + size]) for start in range(0, len(rows) * size, size)]
+        for row, record, crc in zip(rows, records, found, strict=True):
+            if crc != record.vector:
                 raise CorruptRecord(f"the vector of row {row} (id {record.id!r}) is damaged.", hint="Restore it from a copy.")
         return vectors

@@ -175,7 +175,10 @@ assert os.waitpid(child, 0)[1] == 0
 assert collection.query(query_embeddings=vectors[:1] * 100, n_results=1)["ids"] == [["b"]]
 """
     finish(
-        start("import sys, numpy as np, chroma_gpu\nclient = chroma_gpu.PersistentClient(sys.argv[1])\n" + code + "client.close()", tmp_path)
+        start(
+            "import sys, numpy as np, chroma_gpu\nclient = chroma_gpu.PersistentClient(sys.argv[1])\n" + code + "client.close()",
+            tmp_path,
+        )
     )
 
 

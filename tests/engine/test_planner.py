@@ -38,8 +38,10 @@ def test_without_an_index_all_is_scanned():
     assert way(50_000, indexes=()) == (Way.SCAN, None)
 
 
-def test_an_index_that_lags_far_behind_is_not_asked():
-    assert way(50_000, indexes=[choice("codes", 2_048)]) == (Way.SCAN, None)
+def test_an_index_that_lags_far_behind_saves_nothing():
+    costs = dict(plan(50_000, 50_000, 10, 1, 384, [choice("codes", 2_048)]).considered)
+    assert costs["index(codes)"] > 0.95 * costs["scan"]
+    assert costs["index(codes)"] > 3 * dict(plan(50_000, 50_000, 10, 1, 384, [CODES]).considered)["index(codes)"]
 
 
 def test_a_graph_pays_on_many_rows_and_wide_filters():
@@ -48,9 +50,13 @@ def test_a_graph_pays_on_many_rows_and_wide_filters():
     assert way(20_000, 1_000_000, indexes=both)[1] != "hnsw"
 
 
-def test_large_batches_and_large_k_are_scanned():
-    assert way(50_000, queries=1_000) == (Way.SCAN, None)
-    assert way(50_000, k=20_000) == (Way.SCAN, None)
+def test_an_index_scans_large_batches_and_large_k_itself():
+    """It knows the norms of its rows, which a scan would have to find."""
+    for given in ({"queries": 1_000}, {"k": 20_000}):
+        taken = plan(50_000, 50_000, given.get("k", 10), given.get("queries", 1), 384, [CODES])
+        costs = dict(taken.considered)
+        assert (taken.way, taken.kind) == (Way.INDEX, "codes")
+        assert costs["index(codes)"] < costs["scan"]
 
 
 def test_a_gpu_answers_what_is_large():
