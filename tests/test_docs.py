@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -42,9 +43,7 @@ def test_every_module_of_the_package_is_in_the_tree():
     tree = ARCHITECTURE.split("```")[1]
     package = ROOT / "chroma_gpu"
     for path in package.iterdir():
-        if path.suffix == ".py" and path.stem != "__init__":
-            assert re.search(rf"^  {path.name}\b", tree, re.MULTILINE), path.name
-        elif path.is_dir() and path.name != "__pycache__":
+        if path.name not in ("__init__.py", "__pycache__", "py.typed"):
             assert re.search(rf"^  {path.name}\b", tree, re.MULTILINE), path.name
     for module in (package / "engine").glob("*.py"):
         if module.stem != "__init__":
@@ -63,7 +62,7 @@ def test_every_setting_says_what_it_does():
     ).body
     documented = {
         node.target.id
-        for node, after in zip(body, body[1:], strict=False)
+        for node, after in pairwise(body)
         if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
     }
     assert documented == {each.name for each in fields(config.Settings)}

@@ -83,9 +83,11 @@ def plan(candidates: int, rows: int, k: int, queries: int, dim: int, indexes: Se
         (cost.exact_rows(candidates, dim, queries), Way.GATHER, None),
         (cost.exact_block(rows, candidates, dim, queries) + NORM * dim * candidates, Way.SCAN, None),
     ]
-    for each in indexes:
-        if not (each.traits.exact and each.traits.device == "cpu"):  # that is what gather and scan are
-            ways.append((_asked(each, candidates / rows, rows, k, queries, dim), Way.INDEX, each.spec.kind))
+    ways += [
+        (_asked(each, candidates / rows, rows, k, queries, dim), Way.INDEX, each.spec.kind)
+        for each in indexes
+        if not (each.traits.exact and each.traits.device == "cpu")  # that is what gather and scan are
+    ]
     ways.sort(key=lambda way: way[0])
     considered = tuple((f"{way}({kind})" if kind else str(way), each) for each, way, kind in ways)
     cheapest, way, kind = ways[0]

@@ -237,7 +237,7 @@ class RecordStore:
             return self._log.gather(rows)
         whole = bool((np.diff(rows.astype(np.int64)) == 1).all())
         vectors = self._log.block(int(rows[0]), int(rows[-1]) + 1) if whole else self._log.gather(rows)
-        raw, size = memoryview(vectors).cast("B"), vectors.shape[1] * vectors.itemsize
+        raw, size = vectors.data.cast("B"), vectors.shape[1] * vectors.itemsize
         found = [crc32(raw[start : start + size]) for start in range(0, len(rows) * size, size)]
         for row, record, crc in zip(rows, records, found, strict=True):
             if crc != record.vector:
