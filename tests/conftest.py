@@ -24,7 +24,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    settings.load_profile("soak" if config.option.markexpr == "soak" else "default")
+    settings.load_profile("default")
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,8 @@ import shutil
 import tempfile
 
 import numpy as np
+import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -183,3 +185,10 @@ class History(RuleBasedStateMachine):
 
 
 TestHistory = History.TestCase
+
+
+@pytest.mark.soak
+class TestLongHistories(History.TestCase):
+    """Many more and longer histories than the default profile makes."""
+
+    settings = settings.get_profile("soak")
