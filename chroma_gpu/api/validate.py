@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from chroma_gpu.embed import normalize_embeddings, validate_embeddings
 from chroma_gpu.errors import ChromaError, DuplicateIDError, InvalidArgumentError
 from chroma_gpu.records import Vectors
 
 INCLUDE: Final = ("documents", "embeddings", "metadatas", "distances", "uris", "data")
-_FLOATS: Final = (np.float16, np.float32, np.float64, np.int32, np.int64)
 _SCALARS: Final = frozenset((str, int, float, bool))
 _NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
 
@@ -92,25 +92,16 @@ def as_arrays(given: Any) -> Any:
     if given is None:
         return None
     given = _off_device(given)
-    if len(given) == 0:
-        raise ValueError(f"Expected Embeddings to be non-empty list or numpy array, got {given}")
-    if isinstance(given, np.ndarray):
-        if given.ndim in (1, 2):
-            return given[None] if given.ndim == 1 else given
-    elif isinstance(given, list):
-        first = _off_device(given[0])
-        if isinstance(first, (int, float)) and not isinstance(first, bool):
-            return [np.array(given, dtype=np.float32)]
-        if isinstance(first, np.ndarray):
-            return [_off_device(each) for each in given]
-        if isinstance(first, (list, tuple)) and len(first) == 0:
+    if isinstance(given, np.ndarray) and given.ndim == 2 and len(given):
+        return given
+    if isinstance(given, list) and given:
+        first = given[0]
+        if isinstance(first, list | tuple) and not first:
             raise ValueError("Expected each embedding to have at least one value, got an empty one at pos 0")
-        if isinstance(first, list) and isinstance(first[0], (int, float)) and not isinstance(first[0], bool):
+        if isinstance(first, list) and isinstance(first[0], int | float) and not isinstance(first[0], bool):
             return _rows(given)
-    raise ValueError(
-        "Expected embeddings to be a list of floats or ints, a list of lists, a numpy array, or a list of numpy arrays, "
-        f"got {given}"
-    )
+        given = [_off_device(each) for each in given]
+    return normalize_embeddings(given)
 
 
 def as_vectors(arrays: Any) -> Vectors:
@@ -121,13 +112,14 @@ def as_vectors(arrays: Any) -> Vectors:
     Cost    no copy if it is float32 and C-contiguous already
     """
     if not isinstance(arrays, np.ndarray):
-        for at, each in enumerate(arrays):
-            _check_array(each, at)
+        validate_embeddings(arrays)
+        if any(each.ndim != 1 for each in arrays):
+            raise ValueError("Expected each embedding in a list of arrays to be a 1-dimensional array")
         if len({each.shape for each in arrays}) > 1:
             raise InvalidArgumentError("Inconsistent dimensions in provided embeddings")
         arrays = np.stack(arrays)
     else:
-        _check_array(arrays[0], 0)
+        validate_embeddings(arrays[:1])
     with np.errstate(over="ignore"):
         vectors = np.ascontiguousarray(arrays, dtype=np.float32)
     # A sum is finite unless a value is not, or the values are huge: one cheap pass decides for nearly every batch.
@@ -281,22 +273,6 @@ def _rows(lists: list[Any]) -> Any:
         return np.array(lists, dtype=np.float32)
     except ValueError:
         return [np.array(row, dtype=np.float32) for row in lists]  # of unequal lengths, or not numbers: numpy says which
-
-
-def _check_array(array: Any, at: int) -> None:
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"Expected each embedding in the embeddings to be a numpy array, got {[type(array).__name__]}")
-    if array.ndim != 1:
-        raise ValueError(f"Expected a 1-dimensional array, got a {array.ndim}-dimensional array {array}")
-    if array.size == 0:
-        raise ValueError(
-            "Expected each embedding in the embeddings to be a 1-dimensional numpy array with at least 1 int/float value. "
-            f"Got a 1-dimensional numpy array with no values at pos {at}"
-        )
-    if array.dtype not in _FLOATS:
-        raise ValueError(
-            f"Expected each value in the embedding to be a int or float, got an embedding with {array.dtype} - {array}"
-        )
 
 
 def _raise_duplicates(ids: list[str]) -> None:
