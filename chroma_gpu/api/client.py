@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 from uuid import UUID
 
-from chroma_gpu.api import collection_configuration, validate
+from chroma_gpu.api import collection_configuration, names, validate
 from chroma_gpu.api.models.Collection import Collection
 from chroma_gpu.api.shared import SharedEngines
 from chroma_gpu.api.types import (
@@ -111,7 +111,7 @@ class Client:
             raise InvalidArgumentError(
                 "A schema cannot be given here.", hint="Every metadata key is indexed; set the distance by configuration=."
             )
-        validate.check_name(name)
+        names.check_collection(name)
         checked = validate.collection_metadata(metadata)
         stored = collection_configuration.created(configuration, checked, embedding_function)
         self._engine.require_open()
@@ -238,7 +238,7 @@ class AdminClient:
 
     def create_database(self, name: str, tenant: str = DEFAULT_TENANT) -> None:
         """Raises NotFoundError for an unknown tenant, AlreadyExistsError, InvalidArgumentError."""
-        validate.check_space_name("database", name)
+        names.check_namespace("database", name)
         self._engine.require_open()
         self._engine.catalog.create_database(name, tenant)
 
@@ -264,7 +264,7 @@ class AdminClient:
 
     def create_tenant(self, name: str) -> None:
         """Raises AlreadyExistsError, InvalidArgumentError."""
-        validate.check_space_name("tenant", name)
+        names.check_namespace("tenant", name)
         self._engine.require_open()
         self._engine.catalog.create_tenant(name)
 

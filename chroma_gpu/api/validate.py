@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +16,14 @@ from chroma_gpu.records import Vectors
 
 INCLUDE: Final = ("documents", "embeddings", "metadatas", "distances", "uris", "data")
 _SCALARS: Final = frozenset((str, int, float, bool))
-_NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
+MAX_ID: Final = 1 << 20
+"""Characters of an id."""
+MAX_KEY: Final = 1 << 16
+"""Characters of a metadata key."""
+MAX_KEYS: Final = 1 << 16
+"""Keys of one record's metadata."""
+MAX_TEXT: Final = 1 << 24
+"""Characters of a text in metadata, and items of a list."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,6 +149,8 @@ def check_ids(ids: Any) -> None:
             raise ValueError(f"Expected ID to be a str, got {each}")
     if len(set(ids)) != len(ids):
         _raise_duplicates(ids)
+    if max(map(len, ids)) > MAX_ID:
+        raise InvalidArgumentError(f"an id may have {MAX_ID:,} characters, got one of {max(map(len, ids)):,}")
     if not all(ids):
         raise InvalidArgumentError("Empty ID, ID must have at least one character")
     "".join(ids).encode()
@@ -192,33 +199,6 @@ def check_page(name: str, value: Any) -> int | None:
     if not 0 <= value < 2**63:
         raise OverflowError(f"{name} must be 0 or more and fit in 64 bits, got {value}")
     return int(value)
-
-
-def check_name(name: Any, field: str = "name") -> None:
-    """A collection name. Raises TypeError, InvalidArgumentError."""
-    if not isinstance(name, str):
-        raise TypeError(f"argument '{field}': '{type(name).__name__}' object cannot be converted to 'PyString'")
-    parts = name.split("+")
-    if len(parts) > 2 or not all(_NAME.fullmatch(part) for part in parts):
-        raise InvalidArgumentError(
-            f"Validation error: {field}: Expected a name containing 3-512 characters from [a-zA-Z0-9._-], starting and ending "
-            f"with a character in [a-zA-Z0-9]. Got: {name}"
-        )
-    if ".." in name:
-        raise InvalidArgumentError(
-            f"Validation error: {field}: Expected a name that does not contains two consecutive periods (..). Got {name}"
-        )
-    if _is_address(name):
-        raise InvalidArgumentError(f"Validation error: {field}: Expected a name that is not a valid ip address. Got {name}")
-
-
-def check_space_name(kind: str, name: Any) -> None:
-    """A tenant or database name: three characters or more. Raises TypeError, InvalidArgumentError."""
-    if not isinstance(name, str):
-        raise TypeError(f"argument 'name': '{type(name).__name__}' object cannot be converted to 'PyString'")
-    if len(name) < 3:
-        raise InvalidArgumentError(f"{kind} name must be at least 3 characters")
-    name.encode()
 
 
 def collection_metadata(metadata: Any) -> dict[str, Any] | None:
@@ -308,6 +288,8 @@ def _metadatas(metadatas: list[Any], *, merging: bool) -> list[dict[str, Any] | 
 def _metadata(metadata: Any, at: int, good: set[str], merging: bool) -> dict[str, Any]:
     """A checked copy. ``good`` remembers keys that passed, which nearly all records share."""
     check_metadata_shape(metadata)
+    if len(metadata) > MAX_KEYS:
+        raise InvalidArgumentError(f"metadata may have {MAX_KEYS:,} keys, got {len(metadata):,} at index {at}")
     checked = {}
     for key, value in metadata.items():
         if key not in good:
@@ -315,12 +297,14 @@ def _metadata(metadata: Any, at: int, good: set[str], merging: bool) -> dict[str
                 raise ValueError("Expected metadata to not contain the reserved key chroma:document")
             if not key or key[0] in "#$":
                 raise InvalidArgumentError(f"Validation error: metadatas: Invalid metadata at index {at}: key {key!r}")
+            if len(key) > MAX_KEY:
+                raise InvalidArgumentError(f"a metadata key may have {MAX_KEY:,} characters, got {len(key):,} at index {at}")
             key.encode()
             good.add(key)
         kind = type(value)
         if kind is str or kind is bool or (kind is int and -(2**63) <= value < 2**63):
-            if kind is str and not value.isascii():
-                value.encode()
+            if kind is str:
+                _check_text(key, value)
             checked[key] = value
         elif isinstance(value, list):
             checked[key] = _list(key, value)
@@ -336,6 +320,8 @@ def _metadata(metadata: Any, at: int, good: set[str], merging: bool) -> dict[str
 def _list(key: str, values: list[Any]) -> list[Any]:
     if not values:
         raise ValueError(f"Expected metadata list value for key '{key}' to be non-empty")
+    if len(values) > MAX_TEXT:
+        raise InvalidArgumentError(f"the list of {key!r} may have {MAX_TEXT:,} items, got {len(values):,}")
     kinds = {bool if isinstance(each, bool) else type(each) for each in values}
     if len(kinds) > 1 or not kinds <= _SCALARS:
         raise ValueError(
@@ -360,7 +346,7 @@ def _scalar(key: str, value: Any) -> Any:
         )
     if plain is str:
         text = str.__str__(value)
-        text.encode()
+        _check_text(key, text)
         return text
     value = plain(value)
     if plain is int and not -(2**63) <= value < 2**63:
@@ -370,9 +356,8 @@ def _scalar(key: str, value: Any) -> Any:
     return value
 
 
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+def _check_text(key: str, text: str) -> None:
+    if len(text) > MAX_TEXT:
+        raise InvalidArgumentError(f"the text of {key!r} may have {MAX_TEXT:,} characters, got {len(text):,}; make it a document")
+    if not text.isascii():
+        text.encode()

@@ -103,6 +103,14 @@ def test_a_failed_call_writes_nothing(client):
         ({"ids": ["b"], "embeddings": [[1.0, 2.0]], "metadatas": [{"k": "\udcff"}]}, UnicodeEncodeError),
         ({"ids": ["b"], "embeddings": [[1.0, 2.0]], "metadatas": [{"\udcff": 1}]}, UnicodeEncodeError),
         ({"ids": ["b"], "embeddings": [[1.0, 2.0]], "uris": ["\udcff"]}, UnicodeEncodeError),
+        ({"ids": ["b" * (2**20 + 1)], "embeddings": [[1.0, 2.0]]}, InvalidArgumentError),
+        ({"ids": ["b"], "embeddings": [[1.0, 2.0]], "metadatas": [{"k" * (2**16 + 1): 1}]}, InvalidArgumentError),
+        (
+            {"ids": ["b"], "embeddings": [[1.0, 2.0]], "metadatas": [{str(at): 1 for at in range(2**16 + 1)}]},
+            InvalidArgumentError,
+        ),
+        ({"ids": ["b"], "embeddings": [[1.0, 2.0]], "metadatas": [{"k": "v" * (2**24 + 1)}]}, InvalidArgumentError),
+        ({"ids": ["b"], "embeddings": [[1.0, 2.0]], "metadatas": [{"k": [1] * (2**24 + 1)}]}, InvalidArgumentError),
     ):
         for method in (collection.add, collection.upsert):
             with pytest.raises(error):

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import numpy as np
 
-from chroma_gpu.api import collection_configuration, results, validate, where
+from chroma_gpu.api import collection_configuration, names, results, validate, where
 from chroma_gpu.api.types import (
     CollectionMetadata,
     DataLoader,
@@ -234,7 +234,7 @@ class Collection:
     ) -> None:
         """Rename, replace the metadata, or change the configuration. The distance of a collection cannot be changed."""
         if name is not None:
-            validate.check_name(name, "new_name")
+            names.check_collection(name, "new_name")
         if metadata is not None:
             validate.check_metadata_shape(metadata)
             if "hnsw:space" in metadata:
