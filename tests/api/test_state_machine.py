@@ -154,9 +154,11 @@ class History(RuleBasedStateMachine):
             if passes(record, where) and (among is None or each in among)
         }
         found, distances = got["ids"][0], got["distances"][0]
-        assert distances == sorted(want.values())[:k]
+        # The model divides by norms in another order, so a cosine may differ in its last bits.
+        assert distances == pytest.approx(sorted(want.values())[:k], abs=1e-6)
         assert len(set(found)) == len(found)
-        assert [want[each] for each in found] == distances
+        assert [want[each] for each in found] == pytest.approx(distances, abs=1e-6)
+        assert distances == sorted(distances)
 
     @invariant()
     def nothing_more_and_nothing_less(self):
