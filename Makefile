@@ -52,9 +52,10 @@ soak: $(VENV)/.test
 bench: check $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py --peers chromadb,faiss,hnswlib,lancedb --rows 50000
 
-# All that needs a GPU, in one command: the tests marked for it, on the card.
-gpu-check: $(VENV)/.test
+# All that needs a GPU, in one command: the rooms that use a device, on the card, then the benchmark, where `auto` takes the card.
+gpu-check: $(VENV)/.test $(VENV)/.bench
 	$(BIN)/python -m pytest tests/kernels tests/index tests/embed -q --device cuda
+	$(BIN)/python benchmarks/run.py --peers faiss --rows 50000
 
 clean:
 	rm -rf $(VENV) $(DEMO) build *.egg-info
