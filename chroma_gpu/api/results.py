@@ -35,7 +35,7 @@ def get_result(records: RecordBatch, include: Include, loader: DataLoader | None
         embeddings=_float64(records.vectors) if "embeddings" in include else None,
         documents=list(records.documents or ()) if "documents" in include else None,
         uris=list(records.uris or ()) if "uris" in include else None,
-        included=include,
+        included=list(include),
         data=_loaded(records.uris or (), loader) if "data" in include else None,
         metadatas=_metadatas(records) if "metadatas" in include else None,
     )
@@ -58,7 +58,7 @@ def query_result(found: Found, include: Include, loader: DataLoader | None) -> Q
         embeddings=None if vectors is None else [vectors[each] if each else np.array([]) for each in places],
         documents=spread("documents", lambda: records.documents),
         uris=spread("uris", lambda: records.uris),
-        included=include,
+        included=list(include),
         data=[_loaded([(records.uris or ())[at] for at in each], loader) for each in places] if "data" in include else None,
         metadatas=spread("metadatas", lambda: _metadatas(records)),
         distances=(

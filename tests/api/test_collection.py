@@ -310,3 +310,14 @@ def test_cosine_gives_back_what_was_given(client):
     collection.add(ids=list("abcde"), embeddings=vectors)
     assert np.array_equal(collection.get(include=["embeddings"])["embeddings"], vectors.astype(np.float64))
     assert collection.query(query_embeddings=vectors[2], n_results=1)["distances"] == [[0.0]]
+
+
+def test_a_result_is_the_callers_own(client):
+    collection = client.create_collection("c-1", embedding_function=None)
+    collection.add(ids=["a"], embeddings=[[1.0]], metadatas=[{"k": [1]}])
+    for call in (collection.get, lambda: collection.query(query_embeddings=[[1.0]])):
+        first = call()
+        first["included"].clear()
+        first["ids"].clear()
+        assert call()["included"]
+        assert call()["ids"]
