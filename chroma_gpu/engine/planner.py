@@ -100,10 +100,10 @@ def _asked(index: Choice, share: float, rows: int, k: int, queries: int, dim: in
     passing = max(1, round(share * held))
     late = rows - held
     if index.spec.kind == "codes":
-        fetch = 300 + 30 * k
+        fetch = cost.codes_fetch(k)
         each = min(cost.codes(held, passing, dim, fetch), cost.codes_skipping(held, passing, dim, fetch))
     elif index.spec.kind == "hnsw":
-        fetch = max(int(index.spec.params.get("ef_search", 200)), k + k // 2)
+        fetch = cost.graph_fetch(int(index.spec.params.get("ef_search", 200)), k)
         each = cost.graph(-(-fetch * held // passing), dim, fetch)
     else:
         each = DEVICE_CALL / queries

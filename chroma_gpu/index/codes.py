@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chroma_gpu.errors import InvalidArgumentError
-from chroma_gpu.index import IndexSpec, Traits, checkpoint, cost, exact, scoring
+from chroma_gpu.index import IndexSpec, Traits, answers, checkpoint, cost, exact, scoring
 from chroma_gpu.index.faiss_library import Shared, load_faiss
 from chroma_gpu.index.growing import Growing
 from chroma_gpu.index.held import Held
@@ -120,7 +120,7 @@ class CodesIndex:
         search = _Search(self, codes, n, mask, passing, k)
         if codes is None or passing <= k or len(queries) * search.cost(search.first) >= search.exact_cost(len(queries)):
             return search.exactly(queries)
-        return exact.stacked([search.one(codes, query[None]) for query in queries], k)
+        return answers.stacked([search.one(codes, query[None]) for query in queries], k)
 
     def save(self, path: Path) -> None:
         """As ``Index.save``."""
@@ -179,7 +179,7 @@ class _Search:
         self.metric, self.dim, self.source = index.spec.metric, index.spec.dim, index.source
         self.norms = index.norms.view(n)
         self.width = index.rotation.width
-        self.first = int(index.spec.params.get("fetch", 300 + 30 * k))
+        self.first = int(index.spec.params.get("fetch", cost.codes_fetch(k)))
 
     def cost(self, fetch: int) -> float:
         """Of one attempt with one query."""

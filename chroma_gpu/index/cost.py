@@ -60,6 +60,16 @@ def _products(queries: int) -> float:
     return min(queries * _READ, _PACKED + queries * _MULTIPLIED)
 
 
+def codes_fetch(k: int) -> int:
+    """How many estimates the codes fetch first for k neighbours."""
+    return 300 + 30 * k
+
+
+def graph_fetch(ef_search: int, k: int) -> int:
+    """How many rows a graph is asked for, and so how long its list of candidates is without a mask."""
+    return max(ef_search, k + k // 2)
+
+
 def codes(rows: int, passing: int, width: int, fetch: int) -> float:
     """One query over all codes, fetching more by the share that the mask lets through.  width: bits of a code."""
     return _RERANK + rows * width * _BIT + fetch * rows / passing * _FETCHED

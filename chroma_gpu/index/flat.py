@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chroma_gpu.errors import DeviceError, InvalidArgumentError
-from chroma_gpu.index import IndexSpec, Traits, checkpoint, exact, scoring
+from chroma_gpu.index import IndexSpec, Traits, answers, checkpoint, exact, scoring
 from chroma_gpu.index.growing import Growing
 from chroma_gpu.index.outliers import Outliers
 from chroma_gpu.records import Hits, Metric, Rows, Vectors, VectorSource
@@ -89,7 +89,7 @@ class FlatIndex:
         if self._buffer is None or not ordinary.all():
             return exact.search_block(queries, self._source, 0, n, mask, k, self.spec.metric, self._norms.view(n))
         owners, rows = self._buffer.candidates(queries, lengths, n, min(k, passing), mask, passing)
-        return exact.settle(queries, self._source, owners, rows, k, self.spec.metric)
+        return answers.settle(queries, self._source, owners, rows, k, self.spec.metric)
 
     def save(self, path: Path) -> None:
         """As ``Index.save``. There is nothing to keep but the norms: the rows are in the source."""

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chroma_gpu.errors import InvalidArgumentError
-from chroma_gpu.index import IndexSpec, Traits, checkpoint, cost, exact, scoring
+from chroma_gpu.index import IndexSpec, Traits, answers, checkpoint, cost, exact, scoring
 from chroma_gpu.index.faiss_library import Shared, in_own_thread, load_faiss, selector
 from chroma_gpu.index.growing import Growing
 from chroma_gpu.index.held import Held
@@ -94,7 +94,7 @@ class HnswIndex:
         if not (len(queries) and k and passing):
             return Hits.empty(len(queries), k)
         norms = self._norms.view(n)
-        fetch = max(self.ef_search, k + k // 2)
+        fetch = cost.graph_fetch(self.ef_search, k)
         ef = -(-fetch * n // passing)
         dim = self.spec.dim
         if passing <= k or len(queries) * cost.graph(ef, dim, fetch) >= cost.exact_block(n, passing, dim, len(queries)):
@@ -121,7 +121,7 @@ class HnswIndex:
             for place, i in enumerate(failed):
                 of = slice(place, place + 1)
                 hits[i] = replace(anew, rows=anew.rows[of], distances=anew.distances[of], counts=anew.counts[of], guard="exact")
-        return exact.stacked(hits, k)
+        return answers.stacked(hits, k)
 
     def save(self, path: Path) -> None:
         """As ``Index.save``."""

@@ -10,7 +10,7 @@ from neighbours import ArraySource, assert_identical, assert_same_neighbours, br
 
 from benchmarks.datasets import folded, with_duplicates, with_extremes, with_zeros
 from chroma_gpu.errors import DimensionMismatch
-from chroma_gpu.index import exact, scoring
+from chroma_gpu.index import answers, exact, scoring
 from chroma_gpu.records import Hits, Metric
 from chroma_gpu.rowset import RowSet
 
@@ -112,7 +112,7 @@ def test_one_query_takes_fewer_steps_where_they_suffice(sheet, metric, case, mon
 @METRICS
 def test_few_rows_are_scored_twice(sheet, metric, monkeypatch):
     scored = []
-    settle = exact.settle
+    settle = answers.settle
     monkeypatch.setattr(exact, "settle", lambda q, s, owners, *rest: scored.append(len(owners)) or settle(q, s, owners, *rest))
     vectors, queries = sheet
     exact.search_block(queries, ArraySource(vectors), 0, N, None, 10, metric)
@@ -122,7 +122,7 @@ def test_few_rows_are_scored_twice(sheet, metric, monkeypatch):
 @METRICS
 def test_one_long_row_does_not_widen_the_margin_of_the_others(sheet, metric, monkeypatch):
     scored = []
-    settle = exact.settle
+    settle = answers.settle
     monkeypatch.setattr(exact, "settle", lambda q, s, owners, *rest: scored.append(len(owners)) or settle(q, s, owners, *rest))
     vectors, queries = sheet[0].copy(), sheet[1]
     vectors[1_234] *= 1e9
@@ -208,8 +208,8 @@ def test_merge(sheet, metric):
     source = ArraySource(vectors)
     parts = [exact.search_block(queries, source, *part, None, k, metric) for part, k in (((0, 5), 10), ((5, N), 12))]
     want = exact.search_block(queries, source, 0, N, None, 10, metric)
-    assert_identical(exact.merge(*parts, 10), want)
-    assert_identical(exact.merge(Hits.empty(len(queries), 3), want, 10), want)
+    assert_identical(answers.merge(*parts, 10), want)
+    assert_identical(answers.merge(Hits.empty(len(queries), 3), want, 10), want)
 
 
 @pytest.mark.parametrize(
@@ -221,10 +221,10 @@ def test_the_guard_of_two_is_the_worse(guards, want):
         Hits(np.array([[i]], np.uint32), np.zeros((1, 1), np.float32), np.ones(1, np.int32), exact=i == 0, guard=guard)
         for i, guard in enumerate(guards)
     )
-    merged = exact.merge(left, right, 2)
+    merged = answers.merge(left, right, 2)
     assert merged.guard == want
     assert not merged.exact
-    stacked = exact.stacked([left, right], 1)
+    stacked = answers.stacked([left, right], 1)
     assert (stacked.guard, stacked.exact, stacked.rows.tolist()) == (want, False, [[0], [1]])
 
 
