@@ -169,12 +169,11 @@ class Engine:
             raise ClosedError("The client was closed.", hint="Make a new one to go on.")
 
     def after_fork(self) -> None:
-        """In a forked child: forget locks, thread and open tables of the parent; tables are opened anew when they are used.
+        """In a forked child: forget the lock and the open tables of the parent; tables are opened anew when they are used.
 
-        What they hold is not closed: it is the parent's.
+        What they hold is not closed: it is the parent's. The background starts itself anew.
         """
         self._lock = threading.Lock()
-        self._background = Background()
         self._open = OrderedDict()
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from chroma_gpu.engine.planner import Plan, Way
 from chroma_gpu.errors import DimensionMismatch
 from chroma_gpu.filter.columns import Columns
 from chroma_gpu.filter.expr import Expr, Step, evaluate
-from chroma_gpu.index import exact
+from chroma_gpu.index import answers, exact
 from chroma_gpu.records import NO_ROW, Column, Hits, Metric, Mode, RecordBatch, Rows, Vectors
 from chroma_gpu.rowset import RowSet
 from chroma_gpu.store import Store, Written
@@ -32,11 +32,13 @@ SLICE = 16_384
 class View:
     """One committed state in memory.
 
+    dim     length of the vectors; None before the first one
     live    live rows, of size ``live.size``; count: how many
     births  [live.size] uint32, the row under which each record was first inserted; None where every row is its own birth
     """
 
     seq: int
+    dim: int | None
     live: RowSet
     count: int
     births: Rows | None
@@ -68,7 +70,7 @@ class Table:
         self._metric = metric
         self._indexes = indexes
         self._lock = threading.RLock()
-        self._view = View(0, RowSet.empty(0), 0, None)
+        self._view = View(0, None, RowSet.empty(0), 0, None)
         self._columns = Columns()
         self._columns_seq = 0
 
@@ -93,12 +95,11 @@ class Table:
         queries  [q, dim] float32
         Raises   DimensionMismatch
         """
-        dim = self._store.state().dim
-        if dim is not None and queries.shape[1] != dim:
-            raise DimensionMismatch(f"Collection expecting embedding with dimension of {dim}, got {queries.shape[1]}")
 
         def attempt() -> Found:
             view = self._caught_up()
+            if view.dim is not None and queries.shape[1] != view.dim:
+                raise DimensionMismatch(f"Collection expecting embedding with dimension of {view.dim}, got {queries.shape[1]}")
             candidates, steps = self._candidates(view, expr, ids)
             n = view.count if candidates is view.live else len(candidates)
             plan = planner.plan(n, view.live.size, k, len(queries), queries.shape[1], self._indexes.choices())
@@ -185,7 +186,7 @@ class Table:
             hits = index.search(queries, plan.k, candidates.resized(held))
         if held < size:
             late = exact.search_block(queries, source, held, size, candidates, plan.k, self._metric)
-            hits = exact.merge(hits, late, plan.k)
+            hits = answers.merge(hits, late, plan.k)
         return hits
 
     def _caught_up(self) -> View:
@@ -200,7 +201,7 @@ class Table:
                 # Read after state(), so it may be ahead of state.seq. Applying those changes once more does no harm.
                 live = self._store.live()
                 births = _births(None, live.size, *self._store.births())
-                self._view = View(state.seq, live, len(live), births)
+                self._view = View(state.seq, state.dim, live, len(live), births)
             else:
                 flags = np.zeros(changes.stop, np.bool_)
                 flags[: old.live.size] = old.live.flags()
@@ -208,7 +209,7 @@ class Table:
                 flags[changes.dead] = False
                 live = RowSet.where(flags)
                 births = _births(old.births, live.size, *self._store.births(changes.first))
-                self._view = View(changes.seq, live, len(live), births)
+                self._view = View(changes.seq, state.dim, live, len(live), births)
             self._indexes.follow(self._view.live.size, state.dim)
             return self._view
 

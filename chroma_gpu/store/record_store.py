@@ -232,9 +232,9 @@ class RecordStore:
             self._log.commit(summary.rows, summary.dim)
 
     def _gather(self, rows: Rows, records: Sequence[Record | Name]) -> Vectors:
-        # Rows without gaps are checked and returned where they lie: half of the memory that reading a whole table takes.
         if not len(rows):
             return self._log.gather(rows)
+        # Rows without gaps are checked and returned where they lie: half of the memory that reading a whole table takes.
         whole = bool((np.diff(rows.astype(np.int64)) == 1).all())
         vectors = self._log.block(int(rows[0]), int(rows[-1]) + 1) if whole else self._log.gather(rows)
         raw, size = vectors.data.cast("B"), vectors.shape[1] * vectors.itemsize
