@@ -6,7 +6,7 @@ never used again before compaction). Ids exist in the API and in the store's id 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Protocol, TypeAlias
@@ -24,7 +24,85 @@ NO_ROW: Final = np.uint32(0xFFFFFFFF)
 """Stands where there is no row."""
 
 Metadata: TypeAlias = dict[str, Any]
-"""Keys to str, int, float, bool, or a non-empty list of one of these."""
+"""Keys to str, int, float, bool, a non-empty list of one of these, or a SparseVector."""
+
+
+class SparseVector:
+    """A vector of which only the coordinates that are not 0 are given.
+
+    indices  strictly ascending ints from 0, below 2**32
+    values   one number for each index
+    labels   one text for each index (the token it stands for), or None
+    Raises   ValueError
+    """
+
+    __slots__ = ("indices", "labels", "values")
+    __match_args__ = ("indices", "values", "labels")
+
+    def __init__(self, indices: list[int], values: list[float], labels: list[str] | None = None) -> None:
+        self.indices = indices
+        self.values = values
+        self.labels = labels
+        self._check()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON: ``{"#type": "sparse_vector", "indices": [...], "values": [...]}``, and the labels as ``tokens``."""
+        tokens = {} if self.labels is None else {"tokens": self.labels}
+        return {TYPE_KEY: SPARSE_VECTOR_TYPE, "indices": self.indices, "values": self.values, **tokens}
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> SparseVector:
+        """What ``to_dict`` gave. Raises ValueError for another type tag."""
+        if given.get(TYPE_KEY) != SPARSE_VECTOR_TYPE:
+            raise ValueError(f"Expected {TYPE_KEY}='{SPARSE_VECTOR_TYPE}', got {given.get(TYPE_KEY)}")
+        return cls(given["indices"], given["values"], given.get("tokens"))
+
+    def _check(self) -> None:
+        columns = {"indices": self.indices, "values": self.values}
+        if self.labels is not None:
+            columns["labels"] = self.labels
+        for name, column in columns.items():
+            if not isinstance(column, list):
+                raise ValueError(f"Expected SparseVector {name} to be a list, got {type(column).__name__}")
+        if len(self.indices) != len(self.values):
+            raise ValueError(
+                "SparseVector indices and values must have the same length, got "
+                f"{len(self.indices)} indices and {len(self.values)} values"
+            )
+        if self.labels is not None and len(self.labels) != len(self.indices):
+            raise ValueError(
+                "SparseVector labels must have the same length as indices and values, got "
+                f"{len(self.labels)} labels, {len(self.indices)} indices"
+            )
+        before = -1
+        for at, index in enumerate(self.indices):
+            if not isinstance(index, int):
+                raise ValueError(f"SparseVector indices must be integers, got {type(index).__name__} at position {at}")
+            if not 0 <= index < 1 << 32:
+                raise ValueError(f"SparseVector indices must be non-negative, and below 2**32, got {index} at position {at}")
+            if index <= before:
+                raise ValueError(
+                    "SparseVector indices must be sorted in strictly ascending order, "
+                    f"found indices[{at}]={index} <= indices[{at - 1}]={before}"
+                )
+            before = index
+        for at, value in enumerate(self.values):
+            if not isinstance(value, int | float):
+                raise ValueError(f"SparseVector values must be numbers, got {type(value).__name__} at position {at}")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SparseVector):
+            return NotImplemented
+        return (self.indices, self.values, self.labels) == (other.indices, other.values, other.labels)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"SparseVector(indices={self.indices!r}, values={self.values!r}, labels={self.labels!r})"
+
+
+TYPE_KEY: Final = "#type"
+SPARSE_VECTOR_TYPE: Final = "sparse_vector"
 
 
 class Metric(StrEnum):

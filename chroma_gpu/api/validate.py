@@ -12,7 +12,7 @@ import numpy as np
 
 from chroma_gpu.embed import normalize_embeddings, validate_embeddings
 from chroma_gpu.errors import ChromaError, DuplicateIDError, InvalidArgumentError
-from chroma_gpu.records import Vectors
+from chroma_gpu.records import TYPE_KEY, SparseVector, Vectors
 
 INCLUDE: Final = ("documents", "embeddings", "metadatas", "distances", "uris", "data")
 _SCALARS: Final = frozenset((str, int, float, bool))
@@ -308,6 +308,8 @@ def _metadata(metadata: Any, at: int, good: set[str], merging: bool) -> dict[str
             checked[key] = value
         elif isinstance(value, list):
             checked[key] = _list(key, value)
+        elif isinstance(value, SparseVector) or (isinstance(value, dict) and TYPE_KEY in value):
+            checked[key] = value if isinstance(value, SparseVector) else SparseVector.from_dict(value)
         elif value is None:
             if not merging:
                 raise TypeError(f"argument 'metadatas': Cannot convert Python object to MetadataValue: {key!r} is None")

@@ -8,6 +8,8 @@
     changes    sequence number -> what the write did
     state      one key: sequence number, counts, digests of the tables above
 
+A sparse vector in metadata is an extension of msgpack (code 1): indices as u32 and values as f64, little-endian, and labels.
+
 Integers are big-endian in keys, so that their order is the order of keys, and msgpack's in payloads. A row's vector is not here
 but at its place in the vector file.
 """
@@ -23,7 +25,7 @@ import msgspec
 import numpy as np
 
 from chroma_gpu.errors import InvalidArgumentError, StoreError
-from chroma_gpu.records import Metadata, Rows
+from chroma_gpu.records import Metadata, Rows, SparseVector
 from chroma_gpu.store.keyvalue import Transaction
 from chroma_gpu.store.seal import unseal
 
@@ -89,10 +91,26 @@ class Summary(msgspec.Struct, array_like=True):
     digests: list[int] = msgspec.field(default_factory=lambda: [0] * len(SUMMED))
 
 
-decode_record: Final = msgspec.msgpack.Decoder(Record).decode
+def _packed(value: object) -> msgspec.msgpack.Ext:
+    """The one value in metadata that msgpack has no place for."""
+    if not isinstance(value, SparseVector):
+        raise TypeError(f"{type(value).__name__} cannot be stored")
+    indices, values = np.array(value.indices, "<u4").tobytes(), np.array(value.values, "<f8").tobytes()
+    return msgspec.msgpack.Ext(SPARSE_CODE, msgspec.msgpack.encode((indices, values, value.labels)))
+
+
+def _unpacked(code: int, data: memoryview) -> SparseVector:
+    if code != SPARSE_CODE:
+        raise StoreError(f"a record has a value of unknown kind {code}.", hint="It was written by a newer version.")
+    indices, values, labels = msgspec.msgpack.decode(data, type=tuple[bytes, bytes, list[str] | None])
+    return SparseVector(np.frombuffer(indices, "<u4").tolist(), np.frombuffer(values, "<f8").tolist(), labels)
+
+
+SPARSE_CODE: Final = 1
+decode_record: Final = msgspec.msgpack.Decoder(Record, ext_hook=_unpacked).decode
 decode_name: Final = msgspec.msgpack.Decoder(Name).decode
 decode_change: Final = msgspec.msgpack.Decoder(Change).decode
-_encode: Final = msgspec.msgpack.Encoder().encode
+_encode: Final = msgspec.msgpack.Encoder(enc_hook=_packed).encode
 _decode_summary: Final = msgspec.msgpack.Decoder(Summary).decode
 
 
