@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := demo-data
 
-.PHONY: demo test check lint types bench gpu-check soak clean
+.PHONY: demo test conformance check lint types bench gpu-check soak clean
 
 # torch comes first and by its exact version, so that nothing else decides which build of it is taken.
 $(VENV)/.torch: constraints.txt
@@ -34,6 +34,11 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not soak" -q
+	$(BIN)/python tests/conformance/run.py --quick
+
+# Chroma's own test suite, from its wheel, with chroma_gpu under the name chromadb. All of it; the quick part is in `make test`.
+conformance: $(VENV)/.test
+	$(BIN)/python tests/conformance/run.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
@@ -47,6 +52,7 @@ check: lint types test
 # The long runs: every soak test, thousands of kills, many more random histories.
 soak: $(VENV)/.test
 	$(BIN)/python -m pytest -m soak -q --timeout 7200
+	$(BIN)/python tests/conformance/run.py --normal
 
 # Only on green tests.
 bench: check $(VENV)/.bench

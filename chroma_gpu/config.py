@@ -2,77 +2,84 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
 DEFAULT_TENANT: Final = "default_tenant"
 DEFAULT_DATABASE: Final = "default_database"
 
-# Fields of Chroma's Settings that change nothing here: they configure its server, its telemetry or its distributed parts.
-# They are taken and kept, so that code written for Chroma runs unchanged.
-CHROMA_ONLY: Final = frozenset(
-    [
-        "environment",
-        "chroma_api_impl",
-        "chroma_server_nofile",
-        "chroma_server_thread_pool_size",
-        "chroma_server_host",
-        "chroma_server_headers",
-        "chroma_server_http_port",
-        "chroma_server_ssl_enabled",
-        "chroma_server_ssl_verify",
-        "chroma_server_api_default_path",
-        "chroma_server_cors_allow_origins",
-        "chroma_http_keepalive_secs",
-        "chroma_http_max_connections",
-        "chroma_http_max_keepalive_connections",
-        "chroma_server_authn_provider",
-        "chroma_server_authn_credentials",
-        "chroma_server_authn_credentials_file",
-        "chroma_server_authz_provider",
-        "chroma_server_authz_config",
-        "chroma_server_authz_config_file",
-        "chroma_client_auth_provider",
-        "chroma_client_auth_credentials",
-        "chroma_auth_token_transport_header",
-        "chroma_server_auth_ignore_paths",
-        "chroma_overwrite_singleton_tenant_database_access_from_auth",
-        "chroma_otel_collection_endpoint",
-        "chroma_otel_service_name",
-        "chroma_otel_collection_headers",
-        "chroma_otel_granularity",
-        "chroma_product_telemetry_impl",
-        "chroma_telemetry_impl",
-        "anonymized_telemetry",
-        "migrations",
-        "migrations_hash_algorithm",
-        "chroma_segment_cache_policy",
-        "chroma_memory_limit_bytes",
-        "chroma_segment_manager_impl",
-        "chroma_sysdb_impl",
-        "chroma_producer_impl",
-        "chroma_consumer_impl",
-        "chroma_executor_impl",
-        "chroma_quota_provider_impl",
-        "chroma_rate_limiting_provider_impl",
-        "chroma_async_rate_limit_provider_impl",
-        "chroma_quota_enforcer_impl",
-        "chroma_logservice_host",
-        "chroma_logservice_port",
-        "chroma_logservice_request_timeout_seconds",
-        "chroma_sysdb_request_timeout_seconds",
-        "chroma_query_request_timeout_seconds",
-        "chroma_collection_assignment_policy_impl",
-        "chroma_coordinator_host",
-        "worker_memberlist_name",
-        "chroma_server_grpc_port",
-        "tenant_id",
-        "topic_namespace",
-    ]
-)
+# Fields of Chroma's Settings, with Chroma's types and defaults, that change nothing in an embedded engine: they configure clients
+# of a server, servers, telemetry or distributed parts. They are taken and kept, so that code written for Chroma runs unchanged.
+CHROMA_ONLY: Final[Mapping[str, tuple[type, Any]]] = {
+    "environment": (str, ""),
+    "chroma_api_impl": (str, "chromadb.api.rust.RustBindingsAPI"),
+    "chroma_server_nofile": (int, None),
+    "chroma_server_thread_pool_size": (int, 40),
+    "tenant_id": (str, "default"),
+    "topic_namespace": (str, "default"),
+    "chroma_server_host": (str, None),
+    "chroma_server_headers": (dict, None),
+    "chroma_server_http_port": (int, None),
+    "chroma_server_ssl_enabled": (bool, False),
+    "chroma_server_ssl_verify": (str, None),
+    "chroma_server_api_default_path": (str, "/api/v2"),
+    "chroma_server_cors_allow_origins": (list, []),
+    "chroma_http_keepalive_secs": (float, 40.0),
+    "chroma_http_max_connections": (int, None),
+    "chroma_http_max_keepalive_connections": (int, None),
+    "chroma_memory_limit_bytes": (int, 0),
+    "chroma_segment_cache_policy": (str, None),
+    "chroma_auth_token_transport_header": (str, None),
+    "chroma_client_auth_provider": (str, None),
+    "chroma_client_auth_credentials": (str, None),
+    "chroma_server_auth_ignore_paths": (dict, {}),
+    "chroma_overwrite_singleton_tenant_database_access_from_auth": (bool, False),
+    "chroma_server_authn_provider": (str, None),
+    "chroma_server_authn_credentials": (str, None),
+    "chroma_server_authn_credentials_file": (str, None),
+    "chroma_server_authz_provider": (str, None),
+    "chroma_server_authz_config": (str, None),
+    "chroma_server_authz_config_file": (str, None),
+    "chroma_product_telemetry_impl": (str, ""),
+    "chroma_telemetry_impl": (str, ""),
+    "anonymized_telemetry": (bool, False),
+    "chroma_otel_collection_endpoint": (str, ""),
+    "chroma_otel_service_name": (str, "chromadb"),
+    "chroma_otel_collection_headers": (dict, {}),
+    "chroma_otel_granularity": (str, None),
+    "migrations": (str, "apply"),
+    "migrations_hash_algorithm": (str, "md5"),
+    "worker_memberlist_name": (str, "query-service-memberlist"),
+    "chroma_coordinator_host": (str, "localhost"),
+    "chroma_server_grpc_port": (int, None),
+    "chroma_query_replication_factor": (int, 2),
+    "chroma_logservice_host": (str, "localhost"),
+    "chroma_logservice_port": (int, 50052),
+    "chroma_logservice_request_timeout_seconds": (int, 3),
+    "chroma_sysdb_request_timeout_seconds": (int, 3),
+    "chroma_query_request_timeout_seconds": (int, 60),
+    "chroma_segment_directory_impl": (str, ""),
+    "chroma_segment_directory_routing_mode": (str, "id"),
+    "chroma_memberlist_provider_impl": (str, ""),
+    "chroma_sysdb_impl": (str, ""),
+    "chroma_producer_impl": (str, ""),
+    "chroma_consumer_impl": (str, ""),
+    "chroma_segment_manager_impl": (str, ""),
+    "chroma_executor_impl": (str, ""),
+    "chroma_quota_provider_impl": (str, None),
+    "chroma_rate_limiting_provider_impl": (str, None),
+    "chroma_quota_enforcer_impl": (str, ""),
+    "chroma_rate_limit_enforcer_impl": (str, ""),
+    "chroma_async_rate_limit_enforcer_impl": (str, ""),
+    "chroma_db_impl": (str, None),
+    "chroma_collection_assignment_policy_impl": (str, ""),
+}
 
 
 @dataclass(kw_only=True, eq=True)
@@ -102,6 +109,10 @@ class Settings:
     """From how many rows on "auto" builds a graph on a CPU. Costs about 150 µs of one core per row, in the background, and the
     memory of a 16-bit copy of the vectors."""
 
+    vector_index: str = "given"
+    """What ``configuration`` and ``schema`` of a new collection show as its vector index: "given" keeps what is given, and hnsw where
+    nothing is; "hnsw" and "spann" turn everything into one kind, as Chroma's local engine and its cloud do. Searches go by ``index``."""
+
     lock_timeout: float = 60.0
     """Seconds a write waits for the other writers of this process before StoreBusy. Nothing is lost: the write did not happen."""
 
@@ -111,17 +122,21 @@ class Settings:
 
     def __init__(self, **given: Any) -> None:
         own = {f.name: f for f in fields(type(self))}
-        unknown = given.keys() - own.keys() - CHROMA_ONLY
+        unknown = given.keys() - own.keys() - CHROMA_ONLY.keys()
         if unknown:
             raise ValueError(f"unknown setting {', '.join(sorted(unknown))}; known are {', '.join(own)}")
         for name, spec in own.items():
-            value = given.get(name, _from_environment(name, spec.default))
-            object.__setattr__(self, name, _checked(name, value, spec.default))
-        self._chroma = {name: value for name, value in given.items() if name in CHROMA_ONLY}
+            setattr(self, name, given.get(name, _from_environment(name, spec.default)))
+        for name, (kind, default) in CHROMA_ONLY.items():
+            setattr(self, name, given[name] if name in given else _chroma_default(name, kind, default))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        own = type(self).__dataclass_fields__.get(name)
+        if own is None and name not in CHROMA_ONLY:
+            raise ValueError(f"Settings has no field {name!r}")
+        object.__setattr__(self, name, value if own is None else _checked(name, value, own.default))
 
     def __getattr__(self, name: str) -> Any:
-        if name in CHROMA_ONLY:
-            return self.__dict__.get("_chroma", {}).get(name)
         raise AttributeError(f"Settings has no field {name!r}")
 
     def require(self, key: str) -> Any:
@@ -141,7 +156,10 @@ class Settings:
 
 
 _CHROMA_FIELDS: Final = frozenset({"allow_reset", "is_persistent", "persist_directory"})
-_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {"index": ("auto", "flat", "codes", "hnsw")}
+_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+    "index": ("auto", "flat", "codes", "hnsw"),
+    "vector_index": ("given", "hnsw", "spann"),
+}
 _TRUE: Final = frozenset({"1", "true", "yes", "on", "t", "y"})
 _FALSE: Final = frozenset({"0", "false", "no", "off", "f", "n"})
 
@@ -149,6 +167,19 @@ _FALSE: Final = frozenset({"0", "false", "no", "off", "f", "n"})
 def _from_environment(name: str, default: Any) -> Any:
     variable = name.upper() if name in _CHROMA_FIELDS else f"CHROMA_GPU_{name.upper()}"
     return os.environ.get(variable, default)
+
+
+def _chroma_default(name: str, kind: type, default: Any) -> Any:
+    """A field of Chroma's from the environment, where containers are JSON; else a fresh copy of its default."""
+    text = os.environ.get(name.upper())
+    if not text:
+        return copy(default)
+    try:
+        if kind is bool:
+            return _checked(name, text, False)
+        return json.loads(text) if kind in (dict, list) else kind(text)
+    except ValueError as error:
+        raise ValueError(f"the environment variable {name.upper()} must be a {kind.__name__}, got {text!r}") from error
 
 
 def _checked(name: str, value: Any, default: Any) -> Any:
@@ -186,3 +217,9 @@ def cache_directory() -> Path:
 def secret(variable: str) -> str | None:
     """The value of an environment variable that holds a key, or None. The one way to read credentials."""
     return os.environ.get(variable) or None
+
+
+def __getattr__(name: str) -> Any:
+    if name == "System":  # Chroma's name for it is here; it opens engines, which is not the ground's to do
+        return import_module("chroma_gpu.api.shared").System
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,12 +15,14 @@ Names that Chroma has keep Chroma's names and their place in its tree, so that e
     ├── RateLimitError, QuotaError, BatchSizeExceededError, VersionMismatchError, InvalidHTTPVersion
     ├── UniqueConstraintError
     ├── InternalError
-    │   └── AlreadyExistsError        (also UniqueConstraintError) a name that is taken
+    │   ├── AlreadyExistsError        (also UniqueConstraintError) a name that is taken
+    │   └── UnknownID                 an id to search among that no record has
     └── EngineError                   what only this package can say
         ├── ClosedError               the client was closed
         ├── EmbeddingFailed           an embedding function raised or returned something unusable
         │   └── ModelNotFound         no source of the model could be reached
         ├── MissingDependency         (also ImportError) an extra is not installed
+        ├── AliasError                (also ImportError) the real chromadb is imported already
         ├── DeviceError               a device was asked for that is not there
         └── StoreError                the directory on disk
             ├── FormatError           written by another format version, or not a store at all
@@ -30,6 +32,9 @@ Names that Chroma has keep Chroma's names and their place in its tree, so that e
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
 
 
 class ChromaError(Exception):
@@ -187,6 +192,14 @@ class AlreadyExistsError(InternalError, UniqueConstraintError):
         return "ChromaError"
 
 
+class UnknownID(InternalError):
+    """A search among given ids names one that no record has. Chroma has no class of its own for it."""
+
+    @classmethod
+    def name(cls) -> str:
+        return "InternalError"
+
+
 class RateLimitError(ChromaError):
     """Too many requests."""
 
@@ -221,6 +234,10 @@ class MissingDependency(EngineError, ImportError):  # type: ignore[misc]  # Impo
     """An optional package is not installed; the message gives the command that installs it."""
 
 
+class AliasError(EngineError, ImportError):  # type: ignore[misc]  # ImportError has a field of that name too
+    """The name chromadb cannot mean this package any more: the real one is imported already."""
+
+
 class DeviceError(EngineError):
     """A device was asked for that is not there."""
 
@@ -243,3 +260,27 @@ class DiskFull(StoreError):
 
 class StoreBusy(StoreError):
     """A lock could not be had in time."""
+
+
+error_types: Final[Mapping[str, type[ChromaError]]] = {
+    each.name(): each
+    for each in (
+        InvalidDimensionException,
+        InvalidArgumentError,
+        IDAlreadyExistsError,
+        DuplicateIDError,
+        InvalidUUIDError,
+        InvalidHTTPVersion,
+        AuthorizationError,
+        NotFoundError,
+        BatchSizeExceededError,
+        VersionMismatchError,
+        RateLimitError,
+        ChromaAuthError,
+        UniqueConstraintError,
+        QuotaError,
+        InternalError,
+        ChromaError,
+    )
+}
+"""The names that travel over the wire and their classes."""

@@ -17,13 +17,18 @@ README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 
 
-def test_the_readme_example_runs(tmp_path, monkeypatch):
+def test_the_readme_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    first, alias, more = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     scope: dict[str, object] = {}
-    exec(compile(code, "README.md", "exec"), scope)  # the last line is the query
+    exec(compile(first, "README.md", "exec"), scope)  # the last line is the query
     result = scope["packages"].query(query_texts=["plot charts"], n_results=1, where={"year": {"$gte": 2020}})
     assert result["ids"] == [["plotly"]]
+    assert alias.startswith("import chroma_gpu.as_chromadb ")  # tests/test_alias.py runs it
+    exec(compile(more, "README.md", "exec"), scope)
+    (rows,) = scope["found"].rows()
+    assert [row["document"] for row in rows] == ["How to plot charts", "Attention is all you need"]
+    assert scope["draft"].configuration_json["embedding_function"]["name"] == "hashing"
     scope["client"].close()
 
 

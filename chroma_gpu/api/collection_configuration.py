@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from typing import Any, Final, TypedDict
+from collections.abc import Mapping, MutableMapping
+from typing import Any, TypeAlias, TypedDict
 
+from chroma_gpu.api.vector_fields import CREATE, DEFAULTS, SCHEMA_ONLY, UPDATE, checked, from_metadata, is_default, kept
 from chroma_gpu.embed import EmbeddingFunction, Space, known_embedding_functions, register_embedding_function
-from chroma_gpu.errors import InvalidArgumentError
 from chroma_gpu.records import Metric
 
 
@@ -24,66 +24,82 @@ class HNSWConfiguration(TypedDict, total=False):
     resize_factor: float
 
 
+class UpdateHNSWConfiguration(TypedDict, total=False):
+    """What of it ``modify`` can change."""
+
+    ef_search: int
+    max_neighbors: int
+    num_threads: int
+    batch_size: int
+    sync_threshold: int
+    resize_factor: float
+
+
+class SpannConfiguration(TypedDict, total=False):
+    """The vector index of Chroma's cloud. ``ef_*`` and ``max_neighbors`` shape a graph where one is used; the rest is kept."""
+
+    search_nprobe: int
+    write_nprobe: int
+    space: Space
+    ef_construction: int
+    ef_search: int
+    max_neighbors: int
+    reassign_neighbor_count: int
+    split_threshold: int
+    merge_threshold: int
+
+
+class UpdateSpannConfiguration(TypedDict, total=False):
+    """What of it ``modify`` can change."""
+
+    search_nprobe: int
+    ef_search: int
+
+
 class CollectionConfiguration(TypedDict, total=True):
     """What ``collection.configuration`` gives."""
 
     hnsw: HNSWConfiguration | None
-    spann: dict[str, Any] | None
+    spann: SpannConfiguration | None
     embedding_function: EmbeddingFunction[Any] | None
 
 
 class CreateCollectionConfiguration(TypedDict, total=False):
-    """What ``create_collection(configuration=)`` takes."""
+    """What ``create_collection(configuration=)`` takes: one of hnsw and spann."""
 
     hnsw: HNSWConfiguration | None
-    spann: dict[str, Any] | None
+    spann: SpannConfiguration | None
     embedding_function: EmbeddingFunction[Any] | None
 
 
 class UpdateCollectionConfiguration(TypedDict, total=False):
     """What ``modify(configuration=)`` takes."""
 
-    hnsw: HNSWConfiguration | None
-    spann: dict[str, Any] | None
+    hnsw: UpdateHNSWConfiguration | None
+    spann: UpdateSpannConfiguration | None
     embedding_function: EmbeddingFunction[Any] | None
 
 
-SPACES: Final = tuple(str(metric) for metric in (Metric.L2, Metric.COSINE, Metric.IP))
-_DEFAULTS: Final[Mapping[str, Any]] = {
-    "space": "l2",
-    "ef_construction": 100,
-    "ef_search": 100,
-    "max_neighbors": 16,
-    "resize_factor": 1.2,
-    "sync_threshold": 1000,
-}
-_CREATE: Final = (
-    "space", "ef_construction", "ef_search", "max_neighbors", "num_threads", "resize_factor", "sync_threshold", "batch_size",
-)  # fmt: skip
-_UPDATE: Final = ("ef_search", "max_neighbors", "num_threads", "resize_factor", "sync_threshold", "batch_size")
-_LEGACY: Final[Mapping[str, str]] = {
-    "hnsw:space": "space",
-    "hnsw:construction_ef": "ef_construction",
-    "hnsw:M": "max_neighbors",
-    "hnsw:search_ef": "ef_search",
-    "hnsw:num_threads": "num_threads",
-    "hnsw:batch_size": "batch_size",
-    "hnsw:sync_threshold": "sync_threshold",
-    "hnsw:resize_factor": "resize_factor",
-}
+CreateHNSWConfiguration: TypeAlias = HNSWConfiguration
+CreateSpannConfiguration: TypeAlias = SpannConfiguration
 
 
 def created(
-    configuration: Mapping[str, Any] | None, metadata: Mapping[str, Any] | None, function: EmbeddingFunction[Any] | None
+    configuration: Mapping[str, Any] | None,
+    metadata: Mapping[str, Any] | None,
+    function: EmbeddingFunction[Any] | None,
+    *,
+    kind: str = "given",
 ) -> dict[str, Any]:
     """The configuration JSON of a new collection.
 
-    What counts, first to last: ``configuration``, legacy ``hnsw:`` metadata, the embedding function's default space, Chroma's
-    defaults.  Raises ValueError, InvalidArgumentError.
+    What counts, first to last: ``configuration``, unless it says no more than the defaults; legacy ``hnsw:`` metadata; the embedding
+    function's default space; Chroma's defaults.
+    kind    "given", or the one kind of index, "hnsw" or "spann", that every collection is to have
+    Raises  ValueError, InvalidArgumentError
     """
     given = dict(configuration or {})
-    if given.get("hnsw") is not None and given.get("spann") is not None:
-        raise ValueError("hnsw and spann cannot both be provided")
+    _check_one_kind(given)
     own = given.get("embedding_function")
     if function is not None and own is not None and function.name() not in ("default", own.name()):
         raise ValueError(
@@ -92,34 +108,33 @@ def created(
         )
     function = own if own is not None else function
     stored = stored_function(function)
-    vector_index = _checked(given.get("hnsw") or {}, _CREATE)
-    if given.get("spann") is not None:
-        # Chroma's local engine keeps the shared fields of a SPANN configuration in an HNSW one.
-        vector_index = _checked({key: value for key, value in given["spann"].items() if key in _CREATE}, _CREATE)
-    legacy = _from_metadata(metadata or {})
-    asked = given.get("hnsw") is not None or given.get("spann") is not None
+    named = next((each for each in ("hnsw", "spann") if given.get(each) is not None), None)
+    fields = checked(given[named], CREATE[named]) if named else {}
+    legacy = from_metadata(metadata or {})
     if stored is not None and stored["type"] == "known" and function is not None:
-        if asked or "space" not in legacy:
-            vector_index.setdefault("space", function.default_space())
-        space = vector_index.get("space", legacy.get("space"))
-        if space not in function.supported_spaces():
-            warnings.warn(
-                f"space {space} is not supported by {function.name()}. Supported spaces: {function.supported_spaces()}",
-                UserWarning,
-                stacklevel=4,
-            )
+        if named or "space" not in legacy:
+            fields.setdefault("space", function.default_space())
+        if named and isinstance(given[named], MutableMapping):
+            given[named]["space"] = fields["space"]  # Chroma fills it in where the caller sees it
+        _warn_of_space(fields.get("space", legacy.get("space")), function)
     if stored is None and configuration:
         stored = {"type": "legacy"}
-    return {"hnsw": {**_DEFAULTS, **legacy, **vector_index}, "spann": None, "embedding_function": stored}
+    if named != "spann" and is_default("hnsw", fields):
+        fields |= legacy
+    index, fields = kept(named or "hnsw", fields, kind)
+    return {"hnsw": None, "spann": None, index: fields, "embedding_function": stored}
 
 
 def updated(old: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration JSON after ``modify``. Raises ValueError, InvalidArgumentError."""
-    if change.get("hnsw") is not None and change.get("spann") is not None:
-        raise ValueError("hnsw and spann cannot both be provided")
+    _check_one_kind(change)
     new = dict(old)
-    if change.get("hnsw") is not None:
-        new["hnsw"] = {**old["hnsw"], **_checked(change["hnsw"], _UPDATE)}
+    for kind, other in (("hnsw", "spann"), ("spann", "hnsw")):
+        if change.get(kind) is not None:
+            fields = checked(change[kind], UPDATE[kind])
+            if old.get(kind) is None:
+                raise ValueError(f"Trying to update {kind.upper()} config but schema has {other.upper()}")
+            new[kind] = {**old[kind], **fields}
     function = change.get("embedding_function")
     if function is not None:
         before = loaded_function(old.get("embedding_function"))
@@ -134,16 +149,42 @@ def updated(old: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
     return new
 
 
+def shown(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored configuration as ``collection.configuration_json`` gives it: without what only the schema shows."""
+    hnsw = stored.get("hnsw")
+    if hnsw is None or not any(field in hnsw for field in SCHEMA_ONLY):
+        return dict(stored)
+    return {**stored, "hnsw": {field: value for field, value in hnsw.items() if field not in SCHEMA_ONLY}}
+
+
 def loaded(stored: Mapping[str, Any]) -> CollectionConfiguration:
-    """What ``collection.configuration`` gives for its JSON. Raises ValueError for an unknown embedding function."""
+    """What ``collection.configuration`` gives for its JSON. Raises ValueError, also for an unknown embedding function."""
+    _check_one_kind(stored)
     return CollectionConfiguration(
         hnsw=stored.get("hnsw"), spann=stored.get("spann"), embedding_function=loaded_function(stored.get("embedding_function"))
     )
 
 
+load_collection_configuration_from_json = loaded
+
+
+def overwrite_hnsw_configuration(
+    existing_hnsw_config: Mapping[str, Any], update_hnsw_config: Mapping[str, Any]
+) -> HNSWConfiguration:
+    """The configuration with the fields of an update in place of its own."""
+    return _overwritten("hnsw", existing_hnsw_config, update_hnsw_config)  # type: ignore[return-value]
+
+
+def overwrite_spann_configuration(
+    existing_spann_config: Mapping[str, Any], update_spann_config: Mapping[str, Any]
+) -> SpannConfiguration:
+    """The configuration with the fields of an update in place of its own."""
+    return _overwritten("spann", existing_spann_config, update_spann_config)  # type: ignore[return-value]
+
+
 def metric(stored: Mapping[str, Any]) -> Metric:
     """The distance that a configuration JSON asks for."""
-    return Metric(stored["hnsw"]["space"])
+    return Metric((stored.get("hnsw") or stored["spann"])["space"])
 
 
 def graph_params(stored: Mapping[str, Any]) -> dict[str, int]:
@@ -152,8 +193,9 @@ def graph_params(stored: Mapping[str, Any]) -> dict[str, int]:
     Chroma's defaults are left to the index, whose own reach a higher recall, and so are zeros, which Chroma takes.
     """
     names = {"max_neighbors": "M", "ef_construction": "ef_construction", "ef_search": "ef_search"}
-    hnsw = stored["hnsw"]
-    return {ours: hnsw[name] for name, ours in names.items() if hnsw[name] and hnsw[name] != _DEFAULTS[name]}
+    kind = "hnsw" if stored.get("hnsw") else "spann"
+    fields, usual = stored[kind], DEFAULTS[kind]
+    return {ours: fields[name] for name, ours in names.items() if fields.get(name) and fields[name] != usual[name]}
 
 
 def stored_function(function: EmbeddingFunction[Any] | None) -> dict[str, Any] | None:
@@ -176,6 +218,8 @@ def loaded_function(stored: Mapping[str, Any] | None) -> EmbeddingFunction[Any] 
     """The embedding function of its JSON, None for none or a legacy one. Raises ValueError if its name is unknown here."""
     if stored is None or stored.get("type") != "known":
         return None
+    if "name" not in stored:
+        raise ValueError(f"Embedding function name not found in config: {stored}")
     name, config = stored["name"], stored.get("config", {})
     if name not in known_embedding_functions:
         raise ValueError(
@@ -194,36 +238,25 @@ def check_same_function(function: EmbeddingFunction[Any] | None, stored: Mapping
     raise ValueError(
         "An embedding function already exists in the collection configuration, and a new one is provided. If this is "
         "intentional, please embed documents separately. Embedding function conflict: "
-        f"new: {function.name()} vs persisted: {stored['name']}"
+        f"new: {function.name()} vs persisted: {stored['name']}. "
+        "To use the persisted one, leave embedding_function out; to change over, run "
+        "client.get_collection(name).reembed(embedding_function)."
     )
 
 
-def _checked(given: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
-    for key, value in given.items():
-        if key not in known:
-            expected = ", ".join(f"`{each}`" for each in known)
-            raise InvalidArgumentError(f"unknown field `{key}`, expected one of {expected}")
-        if key == "space":
-            if value is not None and value not in SPACES:
-                expected = ", ".join(f"`{each}`" for each in SPACES)
-                raise InvalidArgumentError(f"unknown variant `{value}`, expected one of {expected}")
-        elif value is not None and not _is_number(key, value):
-            raise InvalidArgumentError(f"{key} must be a number from 0, got {value!r}")
-    return {key: str(value) if key == "space" else value for key, value in given.items() if value is not None}
+def _check_one_kind(configuration: Mapping[str, Any]) -> None:
+    if configuration.get("hnsw") is not None and configuration.get("spann") is not None:
+        raise ValueError("hnsw and spann cannot both be provided")
 
 
-def _from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    found = {}
-    for key, value in metadata.items():
-        if not key.startswith("hnsw:"):
-            continue
-        field = _LEGACY.get(key)
-        if field is None or (value not in SPACES if field == "space" else not _is_number(field, value)):
-            raise InvalidArgumentError("Failed to parse hnsw parameters from segment metadata")
-        found[field] = value
-    return found
+def _warn_of_space(space: Any, function: EmbeddingFunction[Any]) -> None:
+    if space not in function.supported_spaces():
+        warnings.warn(
+            f"space {space} is not supported by {function.name()}. Supported spaces: {function.supported_spaces()}",
+            UserWarning,
+            stacklevel=5,
+        )
 
 
-def _is_number(field: str, value: Any) -> bool:
-    kinds = (int, float) if field == "resize_factor" else (int,)
-    return isinstance(value, kinds) and not isinstance(value, bool) and value >= 0
+def _overwritten(kind: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    return {**old, **{field: value for field, value in new.items() if field in UPDATE[kind]}}

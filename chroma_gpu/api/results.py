@@ -8,8 +8,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from chroma_gpu.api.backend import Answer
 from chroma_gpu.api.types import DataLoader, GetResult, Include, Loadable, QueryResult
-from chroma_gpu.engine.table import Found
 from chroma_gpu.records import Column, Metadata, RecordBatch
 
 _COLUMNS: Final = {
@@ -28,7 +28,7 @@ def columns(include: Include) -> frozenset[Column]:
     return frozenset(asked | {Column.URI} if Column.METADATA in asked else asked)
 
 
-def get_result(records: RecordBatch, include: Include, loader: DataLoader | None) -> GetResult:
+def get_result(records: RecordBatch, include: Include, loader: DataLoader[Loadable] | None) -> GetResult:
     """The answer of ``get``. Raises ValueError if data is asked for and there is no loader."""
     return GetResult(
         ids=records.ids,
@@ -41,10 +41,15 @@ def get_result(records: RecordBatch, include: Include, loader: DataLoader | None
     )
 
 
-def query_result(found: Found, include: Include, loader: DataLoader | None) -> QueryResult:
-    """The answer of ``query``: one list a query in every asked column."""
+def query_result(
+    found: Answer, include: Include, loader: DataLoader[Loadable] | None, max_distance: float | None = None
+) -> QueryResult:
+    """The answer of ``query``: one list a query in every asked column. Hits beyond ``max_distance`` are left out."""
     hits, records = found.hits, found.records
-    places = [[found.position[int(row)] for row in rows[:count]] for rows, count in zip(hits.rows, hits.counts, strict=True)]
+    counts = hits.counts
+    if max_distance is not None:
+        counts = np.minimum(counts, (hits.distances.astype(np.float64) <= max_distance).sum(axis=1))
+    places = [[found.position[int(row)] for row in rows[:count]] for rows, count in zip(hits.rows, counts, strict=True)]
 
     def spread(name: str, column: Callable[[], Any]) -> Any:
         if name not in include:
@@ -62,9 +67,7 @@ def query_result(found: Found, include: Include, loader: DataLoader | None) -> Q
         data=[_loaded([(records.uris or ())[at] for at in each], loader) for each in places] if "data" in include else None,
         metadatas=spread("metadatas", lambda: _metadatas(records)),
         distances=(
-            [row[:count].tolist() for row, count in zip(hits.distances, hits.counts, strict=True)]
-            if "distances" in include
-            else None
+            [row[:count].tolist() for row, count in zip(hits.distances, counts, strict=True)] if "distances" in include else None
         ),
     )
 
@@ -86,7 +89,7 @@ def _metadatas(records: RecordBatch) -> list[Metadata | None]:
     ]
 
 
-def _loaded(uris: Iterable[str | None], loader: DataLoader | None) -> Loadable:
+def _loaded(uris: Iterable[str | None], loader: DataLoader[Loadable] | None) -> Loadable:
     if loader is None:
         raise ValueError("You must set a data loader on the collection if loading from URIs.")
     return loader(uris=list(uris))  # type: ignore[arg-type]

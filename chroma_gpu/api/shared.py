@@ -7,8 +7,10 @@ import threading
 from pathlib import Path
 from typing import ClassVar
 
+from chroma_gpu.api.backend import Backend
+from chroma_gpu.api.embedded import Embedded
 from chroma_gpu.config import Settings
-from chroma_gpu.engine.engine import Engine
+from chroma_gpu.errors import AuthorizationError, ClosedError
 
 IN_MEMORY = "ephemeral"
 
@@ -17,11 +19,11 @@ class SharedEngines:
     """Counts who uses which engine; the last one to let go closes it."""
 
     _lock: ClassVar[threading.Lock] = threading.Lock()
-    _engines: ClassVar[dict[str, tuple[Engine, int, int]]] = {}
+    _engines: ClassVar[dict[str, tuple[Embedded, int, int]]] = {}
     _hooked: ClassVar[bool] = False
 
     @classmethod
-    def take(cls, path: str | Path | None, settings: Settings) -> tuple[str, Engine]:
+    def take(cls, path: str | Path | None, settings: Settings) -> tuple[str, Embedded]:
         """The engine of a path, or of memory for None, and the identity to ``release``.
 
         Raises ValueError if it is open with different settings, and what opening raises.
@@ -35,14 +37,14 @@ class SharedEngines:
             if engine is not None and path is None and pid != os.getpid():
                 engine = None  # memory of a forked parent is not ours to share
             if engine is None:
-                engine, users = (Engine.in_memory(settings) if path is None else Engine.at(Path(identity), settings)), 0
+                engine, users = (Embedded.in_memory(settings) if path is None else Embedded.at(Path(identity), settings)), 0
             elif _behaviour(engine.settings) != _behaviour(settings):
                 raise ValueError(f"An instance of Chroma already exists for {identity} with different settings")
             cls._engines[identity] = (engine, users + 1, os.getpid())
         return identity, engine
 
     @classmethod
-    def release(cls, identity: str, engine: Engine) -> None:
+    def release(cls, identity: str, engine: Embedded) -> None:
         """Undo one ``take``."""
         with cls._lock:
             held, users, pid = cls._engines.get(identity, (None, 0, 0))
@@ -69,6 +71,67 @@ class SharedEngines:
             cls._engines.clear()
         for engine in engines:
             engine.close()
+
+
+class System:
+    """The engine that settings name, held open from ``start`` to ``stop``. Every client has one; ``Client.from_system`` takes one.
+
+    The engine itself is closed when the last that holds it stops.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._held: tuple[str, Embedded] | None = None
+        self._server: Backend | None = None
+        self._running = False
+
+    @property
+    def engine(self) -> Backend:
+        """The engine, also after ``stop``, when it may be closed. Raises ClosedError if it was never started."""
+        if self._server is not None:
+            return self._server
+        if self._held is None:
+            raise ClosedError("The system was not started.", hint="Call start() first.")
+        return self._held[1]
+
+    def start(self) -> None:
+        """Take hold of the engine. Idempotent. Raises ValueError if it is open with different settings, and what opening raises."""
+        if not self._running and is_remote(self.settings):
+            from chroma_gpu.api.remote import Server
+
+            self._server, self._running = Server(self.settings), True
+        elif not self._running:
+            path = self.settings.persist_directory if self.settings.is_persistent else None
+            self._held = SharedEngines.take(path, self.settings)
+            self._running = True
+
+    def stop(self) -> None:
+        """Let go of the engine. Idempotent."""
+        if self._server is not None:
+            self._server.close()
+        elif self._held is not None and self._running:
+            SharedEngines.release(*self._held)
+        self._running = False
+
+    def reset_state(self) -> None:
+        """Remove everything in the engine. Raises AuthorizationError unless ``Settings(allow_reset=True)``."""
+        if not self.settings.allow_reset:
+            raise AuthorizationError("Reset is disabled by config")
+        self.engine.reset()
+
+
+def is_remote(settings: Settings) -> bool:
+    """Whether settings ask for a server, by Chroma's names for what speaks with one."""
+    return str(settings.chroma_api_impl).rpartition(".")[2] in ("FastAPI", "AsyncFastAPI")
+
+
+class SharedSystemClient:
+    """A client whose engine is shared within the process."""
+
+    @staticmethod
+    def clear_system_cache() -> None:
+        """Close and forget every engine of this process, as tests do between cases."""
+        SharedEngines.clear()
 
 
 def _behaviour(settings: Settings) -> dict[str, object]:

@@ -39,13 +39,15 @@ class Given:
 
 
 @contextmanager
-def within(method: str) -> Iterator[None]:
+def within(
+    method: str, refused: tuple[type[Exception], ...] = (ChromaError, ValueError, TypeError, IndexError)
+) -> Iterator[None]:
     """Say in which method an argument was refused: the message ends in " in <method>." as Chroma's does."""
     try:
         yield
     except UnicodeError:
         raise
-    except (ChromaError, ValueError, TypeError, IndexError) as error:
+    except refused as error:
         if error.args and isinstance(error.args[0], str) and not error.args[0].endswith(f" in {method}."):
             error.args = (f"{error.args[0]} in {method}.", *error.args[1:])
         raise
@@ -190,6 +192,17 @@ def check_n_results(n_results: Any) -> None:
         raise TypeError(f"Number of requested results {n_results}, cannot be negative, or zero.")
 
 
+def check_max_distance(value: Any) -> float | None:
+    """None or a number, infinity too. Raises TypeError, ValueError for NaN."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"Expected max_distance to be a number, got {value!r}")
+    if math.isnan(value):
+        raise ValueError("Expected max_distance to be a number, got NaN")
+    return float(value)
+
+
 def check_page(name: str, value: Any) -> int | None:
     """A limit or an offset: None or an int from 0. Raises TypeError, OverflowError, as Chroma does."""
     if value is None:
@@ -216,6 +229,11 @@ def collection_metadata(metadata: Any) -> dict[str, Any] | None:
             raise TypeError(f"argument 'metadata': Cannot convert Python object to MetadataValue: {key!r} is {value!r}")
         checked[key] = _scalar(key, value)
     return checked
+
+
+def check_record_metadata(metadata: Any) -> None:
+    """One record's metadata, None as a value allowed. Raises ValueError, TypeError, InvalidArgumentError."""
+    _metadata(metadata, 0, set(), merging=True)
 
 
 def check_metadata_shape(metadata: Any) -> None:

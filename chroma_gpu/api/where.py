@@ -12,7 +12,7 @@ from types import UnionType
 from typing import Any, Final
 
 from chroma_gpu.errors import InvalidArgumentError, InvalidFilter
-from chroma_gpu.filter import DOCUMENT_OPERATORS, OPERATORS, And, Expr, Or
+from chroma_gpu.filter import DOCUMENT_OPERATORS, OPERATORS, And, Expr, InIds, Or
 
 MAX_DEPTH: Final = 64
 """How many $and and $or may stand inside each other."""
@@ -153,6 +153,8 @@ def _where(where: Any) -> Expr:
     if key == "#document" and token in DOCUMENT_OPERATORS:
         return _document(token, operand, "Invalid where clause")
     values = operand if isinstance(operand, list) else [operand]
+    if key == "#id":
+        return _ids(token, operand)
     if key == "#document" and any(isinstance(each, str) for each in values):
         raise InvalidArgumentError(
             "Cannot filter using metadata key '#document' with type 'Str' because indexing is disabled",
@@ -171,6 +173,15 @@ def _where_document(where_document: Any) -> Expr:
     if token in _BRANCHES:
         return _BRANCHES[token](tuple(_where_document(child) for child in _children(operand, "Invalid where document clause")))
     return _document(token, operand, "Invalid where document clause")
+
+
+def _ids(token: Any, operand: Any) -> Expr:
+    ids = operand if isinstance(operand, list | tuple) else (operand,)
+    several = token in ("$in", "$nin")
+    known = several or token in ("$eq", "$ne")
+    if not known or several is (ids is not operand) or not all(isinstance(each, str) for each in ids) or not _encodable(*ids):
+        raise InvalidFilter("Invalid where clause", hint="#id takes $eq and $ne with an id, $in and $nin with a list of ids.")
+    return InIds(tuple(ids), others=token in ("$ne", "$nin"))
 
 
 def _document(token: Any, operand: Any, message: str) -> Expr:

@@ -6,35 +6,47 @@ name and its configuration, ``{"type": "known", "name": ..., "config": ...}``; `
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar, cast, overload, runtime_checkable
 
 import numpy.typing as npt
 
-from chroma_gpu.embed.results import Embeddings, normalize_embeddings, validate_embeddings
+from chroma_gpu.embed.known import PROVIDERS, SPARSE_PROVIDERS, KnownFunctions
+from chroma_gpu.embed.results import Embeddings, normalize_embeddings, retried, validate_embeddings
+from chroma_gpu.embed.sparse import (
+    SparseEmbeddingFunction,
+    SparseVectors,
+    validate_sparse_embedding_function,
+    validate_sparse_vectors,
+)
 from chroma_gpu.embed.texts import embed_blocks, embed_texts
-from chroma_gpu.errors import MissingDependency
 
 __all__ = [
     "PROVIDERS",
+    "SPARSE_PROVIDERS",
     "Documents",
     "Embeddable",
     "EmbeddingFunction",
     "Embeddings",
     "Images",
     "Space",
+    "SparseEmbeddingFunction",
+    "SparseVectors",
     "config_to_embedding_function",
     "embed_blocks",
     "embed_texts",
     "known_embedding_functions",
     "normalize_embeddings",
     "register_embedding_function",
+    "register_sparse_embedding_function",
+    "sparse_known_embedding_functions",
     "validate_embedding_function",
     "validate_embeddings",
+    "validate_sparse_embedding_function",
+    "validate_sparse_vectors",
 ]
 
 Documents: TypeAlias = list[str]
@@ -45,15 +57,6 @@ Embeddable: TypeAlias = Documents | Images
 Space: TypeAlias = Literal["cosine", "l2", "ip"]
 
 D_contra = TypeVar("D_contra", bound=Embeddable, contravariant=True)
-
-PROVIDERS: Final[Mapping[str, str]] = {
-    "default": "chroma_gpu.embed.local:DefaultEmbeddingFunction",
-    "sentence_transformer": "chroma_gpu.embed.local:SentenceTransformerEmbeddingFunction",
-    "instructor": "chroma_gpu.embed.local:InstructorEmbeddingFunction",
-    "static": "chroma_gpu.embed.local:StaticEmbeddingFunction",
-    "hashing": "chroma_gpu.embed.hashing:HashingEmbeddingFunction",
-}
-"""The functions that ship: stored name -> module:class, imported when first asked for."""
 
 
 @runtime_checkable
@@ -93,11 +96,7 @@ class EmbeddingFunction(Protocol[D_contra]):
 
     def embed_with_retries(self, input: D_contra, **retry_kwargs: Any) -> Embeddings:
         """``__call__`` under ``tenacity.retry(**retry_kwargs)``.  Raises MissingDependency without the package tenacity."""
-        try:
-            from tenacity import retry
-        except ImportError as error:
-            raise MissingDependency("embed_with_retries needs the package tenacity.", hint="pip install tenacity") from error
-        return cast(Embeddings, retry(**retry_kwargs)(self.__call__)(input))
+        return cast(Embeddings, retried(self.__call__, input, retry_kwargs))
 
     @staticmethod
     def name() -> str:
@@ -157,38 +156,9 @@ def validate_embedding_function(function: Any) -> None:
         )
 
 
-class KnownFunctions(MutableMapping[str, type[EmbeddingFunction[Any]]]):
-    """Name -> class of every function that can be rebuilt from its configuration. Classes that ship are imported on first use."""
-
-    def __init__(self, paths: Mapping[str, str]) -> None:
-        self._found: dict[str, str | type[EmbeddingFunction[Any]]] = dict(paths)
-
-    def __getitem__(self, name: str) -> type[EmbeddingFunction[Any]]:
-        found = self._found[name]
-        if isinstance(found, str):
-            module, _, attribute = found.partition(":")
-            found = cast(type[EmbeddingFunction[Any]], getattr(importlib.import_module(module), attribute))
-            self._found[name] = found
-        return found
-
-    def __setitem__(self, name: str, function: type[EmbeddingFunction[Any]]) -> None:
-        self._found[name] = function
-
-    def __delitem__(self, name: str) -> None:
-        del self._found[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._found
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(tuple(self._found))
-
-    def __len__(self) -> int:
-        return len(self._found)
-
-
-# Chroma's API has this one table per process: users register their classes in it by decorator.
-known_embedding_functions: Final = KnownFunctions(PROVIDERS)
+# Chroma's API has these tables once per process: users register their classes in them by decorator.
+known_embedding_functions: Final[KnownFunctions[type[EmbeddingFunction[Any]]]] = KnownFunctions(PROVIDERS)
+sparse_known_embedding_functions: Final[KnownFunctions[type[SparseEmbeddingFunction[Any]]]] = KnownFunctions(SPARSE_PROVIDERS)
 
 F = TypeVar("F", bound=type[Any])
 
@@ -199,12 +169,24 @@ def register_embedding_function(ef_class: F) -> F: ...
 def register_embedding_function(ef_class: None = None) -> Callable[[F], F]: ...
 def register_embedding_function(ef_class: F | None = None) -> F | Callable[[F], F]:
     """Make a class known by its ``name()``, so that collections stored with it can embed. Usable as a decorator, with or without ()."""
+    return _registered(ef_class, known_embedding_functions, "embedding function")
 
+
+@overload
+def register_sparse_embedding_function(ef_class: F) -> F: ...
+@overload
+def register_sparse_embedding_function(ef_class: None = None) -> Callable[[F], F]: ...
+def register_sparse_embedding_function(ef_class: F | None = None) -> F | Callable[[F], F]:
+    """Make a sparse class known by its ``name()``, likewise."""
+    return _registered(ef_class, sparse_known_embedding_functions, "sparse embedding function")
+
+
+def _registered(ef_class: F | None, table: KnownFunctions[Any], what: str) -> F | Callable[[F], F]:
     def register(function: F) -> F:
         try:
-            known_embedding_functions[function.name()] = function
+            table[function.name()] = function
         except Exception as error:
-            raise ValueError(f"Failed to register embedding function: {error}") from error
+            raise ValueError(f"Failed to register {what}: {error}") from error
         return function
 
     return register if ef_class is None else register(ef_class)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,8 @@ class HashingEmbeddingFunction(LocalEmbeddingFunction):
     Vectors    [n, dimension] float32 of norm 1; zero for a text without letters and digits
     """
 
+    stored = "hashing"
+
     def __init__(self, dimension: int = DIMENSION) -> None:
         if isinstance(dimension, bool) or not isinstance(dimension, int) or dimension < 1:
             raise ValueError(f"dimension must be an int of at least 1, got {dimension!r}")
@@ -41,20 +43,6 @@ class HashingEmbeddingFunction(LocalEmbeddingFunction):
         """The encoder itself; it has no weights to share."""
         return HashingEncoder(self.dimension)
 
-    @staticmethod
-    def name() -> str:
-        """The stored name."""
-        return "hashing"
-
-    def get_config(self) -> dict[str, Any]:
-        """The dimension."""
-        return {"dimension": self.dimension}
-
-    @staticmethod
-    def build_from_config(config: dict[str, Any]) -> HashingEmbeddingFunction:
-        """The function again."""
-        return HashingEmbeddingFunction(**config)
-
     def default_space(self) -> Space:
         """Angles: lengths say nothing."""
         return "cosine"
@@ -62,6 +50,8 @@ class HashingEmbeddingFunction(LocalEmbeddingFunction):
 
 class HashingEncoder:
     """Features as tokens: their ids are hashes of 31 bits, from which ``core`` takes place and sign."""
+
+    stored = "hashing"
 
     def __init__(self, dimension: int) -> None:
         self.dim = dimension

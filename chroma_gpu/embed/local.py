@@ -10,9 +10,11 @@ from typing import Any, ClassVar, Final
 
 from chroma_gpu import device as devices
 from chroma_gpu.embed import Documents, EmbeddingFunction, Embeddings, Space
+from chroma_gpu.embed.configs import Configured
 from chroma_gpu.embed.layout import Layout, read
 from chroma_gpu.embed.models import MODELS, load
 from chroma_gpu.embed.pipeline import Encoder, Prompt, stream
+from chroma_gpu.embed.progress import Progress
 from chroma_gpu.embed.sources import Request, find, wordllama_files
 from chroma_gpu.embed.static import from_files, unit_vectors
 from chroma_gpu.embed.texts import Block, own_vectors
@@ -29,7 +31,7 @@ _OURS: Final = frozenset(
 """The arguments of SentenceTransformer that need no SentenceTransformer."""
 
 
-class LocalEmbeddingFunction(EmbeddingFunction[Documents]):
+class LocalEmbeddingFunction(Configured, EmbeddingFunction[Documents]):
     """What the functions of this package share: large batches, order, equal texts once, progress, blocks for bulk jobs.
 
     A subclass says which encoder runs it. One that overrides ``__call__`` or ``embed_query`` is called like any foreign function.
@@ -53,7 +55,7 @@ class LocalEmbeddingFunction(EmbeddingFunction[Documents]):
         texts = [input] if isinstance(input, str) else list(input)
         return list(own_vectors(self, texts)) if texts else []
 
-    def blocks(self, texts: Iterable[str], *, query: bool = False, progress: bool | None = None) -> Iterator[Block]:
+    def blocks(self, texts: Iterable[str], *, query: bool = False, progress: Progress = None) -> Iterator[Block]:
         """The vectors of texts in blocks, as ``pipeline.stream``."""
         if self._encoder is None:
             self._encoder = self.encoder()
@@ -80,26 +82,14 @@ class DefaultEmbeddingFunction(LocalEmbeddingFunction):
     Chroma's default function is the same model through ONNX.
     """
 
+    stored = "default"
+
     def __init__(self) -> None:
         """Nothing to choose: the device is "auto"."""
 
     def encoder(self) -> Encoder:
         """The shared model."""
         return _transformer(read(find(Request(DEFAULT_MODEL))), "auto")
-
-    @staticmethod
-    def name() -> str:
-        """The stored name."""
-        return "default"
-
-    def get_config(self) -> dict[str, Any]:
-        """Empty."""
-        return {}
-
-    @staticmethod
-    def build_from_config(config: dict[str, Any]) -> DefaultEmbeddingFunction:
-        """The function again."""
-        return DefaultEmbeddingFunction()
 
     def max_tokens(self) -> int:
         """The longest text that is read to its end."""
@@ -118,13 +108,13 @@ class SentenceTransformerEmbeddingFunction(LocalEmbeddingFunction):
     Raises                ValueError for an argument that cannot be stored or is refused
     """
 
+    stored = "sentence_transformer"
+
     def __init__(
         self, model_name: str = DEFAULT_MODEL, device: str = "auto", normalize_embeddings: bool = False, **kwargs: Any
     ) -> None:
-        for key, value in kwargs.items():
-            if not isinstance(value, str | int | float | bool | list | dict | tuple):
-                raise ValueError(f"Keyword argument {key} is not a primitive type")
-        _refuse_code(kwargs)
+        self.check_primitive(kwargs)
+        refuse_code(kwargs)
         self.model_name = model_name
         self.device = device
         self.normalize_embeddings = normalize_embeddings
@@ -169,32 +159,10 @@ class SentenceTransformerEmbeddingFunction(LocalEmbeddingFunction):
         cut = vectors if self._truncate is None else vectors[:, : self._truncate]
         return unit_vectors(cut) if self.normalize_embeddings else cut
 
-    @staticmethod
-    def name() -> str:
-        """The stored name."""
-        return "sentence_transformer"
-
     def get_config(self) -> dict[str, Any]:
         """Chroma's keys; a token is never stored."""
         kwargs = {key: value for key, value in self.kwargs.items() if key != "token"}
-        return {
-            "model_name": self.model_name,
-            "device": self.device,
-            "normalize_embeddings": self.normalize_embeddings,
-            "kwargs": kwargs,
-        }
-
-    @staticmethod
-    def build_from_config(config: dict[str, Any]) -> SentenceTransformerEmbeddingFunction:
-        """The function again."""
-        SentenceTransformerEmbeddingFunction.validate_config(config)
-        given = {key: value for key, value in config.items() if key != "kwargs"}
-        return SentenceTransformerEmbeddingFunction(**given, **config.get("kwargs", {}))
-
-    @staticmethod
-    def validate_config(config: dict[str, Any]) -> None:
-        """Raises ValueError for a missing or an unknown key."""
-        _require(config, "sentence_transformer", {"model_name", "device", "normalize_embeddings"}, {"kwargs"})
+        return super().get_config() | {"kwargs": kwargs}
 
     def default_space(self) -> Space:
         """Angles."""
@@ -209,6 +177,8 @@ class InstructorEmbeddingFunction(LocalEmbeddingFunction):
     Source              Su et al. 2023, arXiv:2212.09741
     """
 
+    stored = "instructor"
+
     def __init__(self, model_name: str = "hkunlp/instructor-base", device: str = "auto", instruction: str | None = None) -> None:
         self.model_name = model_name
         self.device = device
@@ -222,30 +192,30 @@ class InstructorEmbeddingFunction(LocalEmbeddingFunction):
         """The instruction without space around it, as Instructor's own code has it."""
         return Prompt((self.instruction or "").strip(), pooled=False)
 
-    def blocks(self, texts: Iterable[str], *, query: bool = False, progress: bool | None = None) -> Iterator[Block]:
+    def blocks(self, texts: Iterable[str], *, query: bool = False, progress: Progress = None) -> Iterator[Block]:
         """The vectors of texts, which lose the space around them."""
         stripped = [text.strip() for text in texts] if isinstance(texts, list) else (text.strip() for text in texts)
         return super().blocks(stripped, query=query, progress=progress)
 
-    @staticmethod
-    def name() -> str:
-        """The stored name."""
-        return "instructor"
+    def default_space(self) -> Space:
+        """Angles."""
+        return "cosine"
 
-    def get_config(self) -> dict[str, Any]:
-        """Chroma's keys."""
-        return {"model_name": self.model_name, "device": self.device, "instruction": self.instruction}
 
-    @staticmethod
-    def build_from_config(config: dict[str, Any]) -> InstructorEmbeddingFunction:
-        """The function again."""
-        InstructorEmbeddingFunction.validate_config(config)
-        return InstructorEmbeddingFunction(**config)
+class Text2VecEmbeddingFunction(LocalEmbeddingFunction):
+    """A model of the text2vec family, by the encoder that runs sentence-transformers models; the package text2vec is not needed.
 
-    @staticmethod
-    def validate_config(config: dict[str, Any]) -> None:
-        """Raises ValueError for a missing or an unknown key."""
-        _require(config, "instructor", {"model_name", "device"}, {"instruction"})
+    model_name  a directory, or a name on the hub
+    """
+
+    stored = "text2vec"
+
+    def __init__(self, model_name: str = "shibing624/text2vec-base-chinese") -> None:
+        self.model_name = model_name
+
+    def encoder(self) -> Encoder:
+        """The shared model."""
+        return _transformer(read(find(Request(self.model_name))), "auto")
 
     def default_space(self) -> Space:
         """Angles."""
@@ -258,6 +228,8 @@ class StaticEmbeddingFunction(LocalEmbeddingFunction):
     model_name  "wordllama" (256 dimensions, from the package wordllama), or a StaticEmbedding or model2vec model as a directory or
                 a name on the hub
     """
+
+    stored = "static"
 
     def __init__(self, model_name: str = WORDLLAMA) -> None:
         self.model_name = model_name
@@ -274,26 +246,6 @@ class StaticEmbeddingFunction(LocalEmbeddingFunction):
             )
         return MODELS.get((layout.directory, "static"), lambda: load(layout, "cpu"))
 
-    @staticmethod
-    def name() -> str:
-        """The stored name."""
-        return "static"
-
-    def get_config(self) -> dict[str, Any]:
-        """The model's name."""
-        return {"model_name": self.model_name}
-
-    @staticmethod
-    def build_from_config(config: dict[str, Any]) -> StaticEmbeddingFunction:
-        """The function again."""
-        StaticEmbeddingFunction.validate_config(config)
-        return StaticEmbeddingFunction(**config)
-
-    @staticmethod
-    def validate_config(config: dict[str, Any]) -> None:
-        """Raises ValueError for a missing or an unknown key."""
-        _require(config, "static", {"model_name"}, set())
-
     def default_space(self) -> Space:
         """Angles."""
         return "cosine"
@@ -306,7 +258,7 @@ def _transformer(layout: Layout, device: str, dtype: str | None = None, argument
     return MODELS.get(key, lambda: load(layout, place, dtype, arguments))
 
 
-def _refuse_code(arguments: Any, inside: str = "") -> None:
+def refuse_code(arguments: Any, inside: str = "") -> None:
     """Raises ValueError for what would make the libraries run code from elsewhere: a stored configuration is data, not consent.
 
     Inside model_kwargs and the like, a name with a slash is another repository or file, such as a compiled attention kernel.
@@ -317,11 +269,4 @@ def _refuse_code(arguments: Any, inside: str = "") -> None:
         if inside and isinstance(value, str) and "/" in value:
             raise ValueError(f"{key}={value!r} in {inside} is refused: it may not name another repository or file.")
         if isinstance(value, dict) or (inside and isinstance(value, list | tuple)):
-            _refuse_code(value, "" if key == "prompts" and not inside else inside or str(key))
-
-
-def _require(config: dict[str, Any], name: str, required: set[str], optional: set[str]) -> None:
-    if missing := required - config.keys():
-        raise ValueError(f"the configuration of embedding function {name} lacks {', '.join(sorted(missing))}")
-    if unknown := config.keys() - required - optional:
-        raise ValueError(f"the configuration of embedding function {name} has unknown {', '.join(sorted(unknown))}")
+            refuse_code(value, "" if key == "prompts" and not inside else inside or str(key))

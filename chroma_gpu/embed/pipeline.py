@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chroma_gpu.device import with_smaller_batches
-from chroma_gpu.embed.progress import bar
+from chroma_gpu.embed.progress import Progress, bar
 from chroma_gpu.embed.texts import Block, check_text, unique
 from chroma_gpu.errors import ChromaError, DeviceError, EmbeddingFailed
 from chroma_gpu.records import Rows, Vectors
@@ -81,7 +81,7 @@ class Encoder(Protocol):
 
 
 def stream(
-    encoder: Encoder, texts: Iterable[str], prompt: Prompt = Prompt(), *, progress: bool | None = None, window: int = WINDOW
+    encoder: Encoder, texts: Iterable[str], prompt: Prompt = Prompt(), *, progress: Progress = None, window: int = WINDOW
 ) -> Iterator[Block]:
     """The vectors of texts in blocks of one window, in order.
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+from chroma_gpu.errors import MissingDependency
 
 Embeddings: TypeAlias = list[npt.NDArray[Any]]
 """One array per input."""
@@ -68,3 +71,12 @@ def validate_embeddings(embeddings: Any) -> Embeddings:
                 f"{embedding.dtype} - {embedding}"
             )
     return embeddings  # type: ignore[return-value]
+
+
+def retried(call: Callable[[Any], Any], given: Any, arguments: Mapping[str, Any]) -> Any:
+    """``call(given)`` under ``tenacity.retry(**arguments)``.  Raises MissingDependency without the package tenacity."""
+    try:
+        from tenacity import retry
+    except ImportError as error:
+        raise MissingDependency("embed_with_retries needs the package tenacity.", hint="pip install tenacity") from error
+    return retry(**arguments)(call)(given)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final, Protocol, TypeAlias, TypeVar, runtime_c
 
 import numpy as np
 
-from chroma_gpu.embed.progress import bar
+from chroma_gpu.embed.progress import Progress, bar
 from chroma_gpu.embed.results import normalize_embeddings, validate_embeddings
 from chroma_gpu.errors import ChromaError, EmbeddingFailed
 from chroma_gpu.records import Rows, Vectors
@@ -31,13 +31,13 @@ class Streaming(Protocol):
 
     streams: ClassVar[bool]
 
-    def blocks(self, texts: Iterable[str], *, query: bool = False, progress: bool | None = None) -> Iterator[Block]:
+    def blocks(self, texts: Iterable[str], *, query: bool = False, progress: Progress = None) -> Iterator[Block]:
         """The vectors of texts in blocks, in order."""
         ...
 
 
 def embed_texts(
-    function: Any, texts: Sequence[Any], *, query: bool = False, progress: bool | None = None, batch: int | None = None
+    function: Any, texts: Sequence[Any], *, query: bool = False, progress: Progress = None, batch: int | None = None
 ) -> Vectors:
     """The vectors of texts (or images), by any embedding function.
 
@@ -58,7 +58,7 @@ def embed_texts(
     return _gather(_foreign_blocks(function, texts, query, progress, batch or len(texts)), len(texts))
 
 
-def own_vectors(function: Streaming, texts: Sequence[str], *, query: bool = False, progress: bool | None = None) -> Vectors:
+def own_vectors(function: Streaming, texts: Sequence[str], *, query: bool = False, progress: Progress = None) -> Vectors:
     """The vectors of texts, at least one, by a function of this package: [len(texts), dim] float32. Equal texts are embedded once.
 
     Raises ValueError for what is no text.
@@ -71,7 +71,7 @@ def own_vectors(function: Streaming, texts: Sequence[str], *, query: bool = Fals
 
 
 def embed_blocks(
-    function: Any, texts: Iterable[Any], *, query: bool = False, progress: bool | None = None, batch: int = BATCH
+    function: Any, texts: Iterable[Any], *, query: bool = False, progress: Progress = None, batch: int = BATCH
 ) -> Iterator[Block]:
     """The vectors of any number of texts in blocks of bounded memory, in order, for jobs that commit as they go.
 
@@ -117,7 +117,7 @@ def _gather(blocks: Iterator[Block], n: int) -> Vectors:
     return vectors
 
 
-def _foreign_blocks(function: Any, texts: Iterable[Any], query: bool, progress: bool | None, size: int) -> Iterator[Block]:
+def _foreign_blocks(function: Any, texts: Iterable[Any], query: bool, progress: Progress, size: int) -> Iterator[Block]:
     start, dim = 0, None
     with bar(len(texts) if isinstance(texts, Sequence) else None, progress) as count:
         for batch in batches(texts, size):

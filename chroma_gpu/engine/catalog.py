@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -29,13 +29,24 @@ class Database(msgspec.Struct, frozen=True):
     tenant: str
 
 
+class Staging(msgspec.Struct, frozen=True):
+    """An unfinished rebuild: its folder, and a key that says what the vectors in it are made with."""
+
+    folder: str
+    key: str
+
+
 class Entry(msgspec.Struct, frozen=True):
     """One collection as the catalog knows it.
 
     folder  where its records are, below ``collections/``; compaction moves a collection to a new folder
     created nanoseconds since the epoch, which orders listings
     metric, params  what its indexes are built with
-    metadata, configuration  the API's own; the engine keeps them and never looks inside
+    metadata, configuration, schema  the API's own; the engine keeps them and never looks inside
+    shared  another entry names the folder too, or did: nothing may be written to it through this one
+    lineage the collection that this one and its siblings were forked from, in the end; None for one that is no fork
+    staging the folder in which its vectors are being made anew
+    rebuilt how often that was finished
     """
 
     id: uuid.UUID
@@ -48,6 +59,11 @@ class Entry(msgspec.Struct, frozen=True):
     params: dict[str, Any] = msgspec.field(default_factory=dict)
     metadata: dict[str, Any] | None = None
     configuration: dict[str, Any] = msgspec.field(default_factory=dict)
+    shared: bool = False
+    lineage: uuid.UUID | None = None
+    staging: Staging | None = None
+    rebuilt: int = 0
+    schema: dict[str, Any] | None = None
 
 
 class Catalog:
@@ -137,6 +153,7 @@ class Catalog:
         params: Mapping[str, Any],
         metadata: Mapping[str, Any] | None,
         configuration: Mapping[str, Any],
+        schema: Mapping[str, Any] | None = None,
     ) -> Entry:
         """Raises AlreadyExistsError for a known name, NotFoundError for an unknown database."""
 
@@ -158,6 +175,7 @@ class Catalog:
                 params=dict(params),
                 metadata=None if metadata is None else dict(metadata),
                 configuration=dict(configuration),
+                schema=None if schema is None else dict(schema),
             )
             _put(txn, "names", key, new)
             _put(txn, "collections", new.bytes, entry)
@@ -179,6 +197,11 @@ class Catalog:
         with self._keyvalue.read() as txn:
             return _read(txn, "collections", collection.bytes, Entry)
 
+    def require(self, collection: uuid.UUID) -> Entry:
+        """The same. Raises NotFoundError."""
+        with self._keyvalue.read() as txn:
+            return _require(txn, collection)
+
     def collections(self, tenant: str, database: str) -> list[Entry]:
         """The collections of a database in the order of their creation."""
         with self._keyvalue.read() as txn:
@@ -199,7 +222,7 @@ class Catalog:
         metadata: Mapping[str, Any] | None = None,
         configuration: Mapping[str, Any] | None = None,
     ) -> Entry:
-        """Replace what is not None. Raises NotFoundError, AlreadyExistsError for a name that is taken."""
+        """Replace what is not None; a folder is the collection's own. Raises NotFoundError, AlreadyExistsError for a name that is taken."""
 
         def work(txn: Transaction) -> Entry:
             old = _read(txn, "collections", collection.bytes, Entry)
@@ -209,6 +232,8 @@ class Catalog:
             for field, value in {"params": params, "metadata": metadata, "configuration": configuration}.items():
                 given[field] = None if value is None else dict(value)
             new = msgspec.structs.replace(old, **{key: value for key, value in given.items() if value is not None})
+            if folder is not None:
+                new = msgspec.structs.replace(new, shared=False)
             if new.name != old.name:
                 key = _name_key(old.tenant, old.database, new.name)
                 if _read(txn, "names", key, uuid.UUID) is not None:
@@ -233,10 +258,77 @@ class Catalog:
 
         return self._keyvalue.write(work)
 
-    def folders(self) -> set[str]:
-        """The folders of all collections; any other folder is left over and can go."""
+    def fork(self, collection: uuid.UUID, name: str, folder: str) -> Entry | None:
+        """A new collection that names the same folder, in the same database; None if the collection has left ``folder``.
+
+        The writers of the folder must be kept out. Raises NotFoundError, AlreadyExistsError.
+        """
+
+        def work(txn: Transaction) -> Entry | None:
+            source = _require(txn, collection)
+            if source.folder != folder:
+                return None
+            key = _name_key(source.tenant, source.database, name)
+            if _read(txn, "names", key, uuid.UUID) is not None:
+                raise AlreadyExistsError(f"Collection [{name}] already exists")
+            own = {"id": uuid.uuid4(), "name": name, "created": time.time_ns(), "lineage": source.lineage or source.id}
+            made = msgspec.structs.replace(source, shared=True, staging=None, **own)
+            _put(txn, "names", key, made.id)
+            _put(txn, "collections", made.id.bytes, made)
+            if not source.shared:
+                _put(txn, "collections", source.id.bytes, msgspec.structs.replace(source, shared=True))
+            return made
+
+        return self._keyvalue.write(work)
+
+    def forks(self, collection: uuid.UUID) -> int:
+        """How many forks there are in the lineage of a collection, itself included if it is one. Raises NotFoundError."""
         with self._keyvalue.read() as txn:
-            return {_decode("collections", key, value, Entry).folder for key, value in txn.scan("collections")}
+            entry = _require(txn, collection)
+            return sum(each.lineage == (entry.lineage or entry.id) for each in _all(txn))
+
+    def unshare(self, collection: uuid.UUID) -> bool:
+        """Whether a collection has its folder to itself. If it is marked as shared and is the last to name it, the mark goes."""
+
+        def work(txn: Transaction) -> bool:
+            entry = _require(txn, collection)
+            if not entry.shared:
+                return True
+            if any(each.folder == entry.folder and each.id != collection for each in _all(txn)):
+                return False
+            _put(txn, "collections", collection.bytes, msgspec.structs.replace(entry, shared=False))
+            return True
+
+        return self._keyvalue.write(work)
+
+    def stage(self, collection: uuid.UUID, staging: Staging | None) -> None:
+        """Begin a rebuild, or give it up. Raises NotFoundError."""
+
+        def work(txn: Transaction) -> None:
+            entry = _require(txn, collection)
+            if entry.staging != staging:
+                _put(txn, "collections", collection.bytes, msgspec.structs.replace(entry, staging=staging))
+
+        self._keyvalue.write(work)
+
+    def settle(self, collection: uuid.UUID, staging: Staging, changes: Mapping[str, Any]) -> Entry:
+        """End a rebuild: its folder takes the place of the collection's, together with other fields. Raises NotFoundError."""
+
+        def work(txn: Transaction) -> Entry:
+            entry = _require(txn, collection)
+            if entry.staging != staging:
+                raise NotFoundError(f"The rebuild of collection [{collection}] was given up")
+            own = {"folder": staging.folder, "shared": False, "staging": None, "rebuilt": entry.rebuilt + 1}
+            new = msgspec.structs.replace(entry, **{**changes, **own})
+            _put(txn, "collections", collection.bytes, new)
+            return new
+
+        return self._keyvalue.write(work)
+
+    def folders(self) -> set[str]:
+        """The folders of all collections and of what is being rebuilt; any other folder is left over and can go."""
+        with self._keyvalue.read() as txn:
+            return {folder for entry in _all(txn) for folder in folders_of(entry)}
 
     def clear(self) -> None:
         """Forget every tenant, database and collection but the defaults."""
@@ -249,6 +341,17 @@ class Catalog:
             _put_database(txn, DEFAULT_DATABASE, DEFAULT_TENANT)
 
         self._keyvalue.write(work)
+
+
+def folders_of(entry: Entry) -> list[str]:
+    """The folders that an entry names."""
+    return [entry.folder] if entry.staging is None else [entry.folder, entry.staging.folder]
+
+
+def next_folder(entry: Entry) -> str:
+    """A folder name that was never used: <id>.1, <id>.2 ..., counting on from the folders that the entry names."""
+    numbers = (int(folder.partition(".")[2] or 0) for folder in folders_of(entry))
+    return f"{entry.id}.{max(numbers) + 1}"
 
 
 def _digest(*parts: str) -> bytes:
@@ -268,6 +371,17 @@ def _entries(txn: Transaction, tenant: str, database: str) -> list[Entry]:
         if entry is not None:
             found.append(entry)
     return found
+
+
+def _all(txn: Transaction) -> Iterator[Entry]:
+    return (_decode("collections", key, value, Entry) for key, value in txn.scan("collections"))
+
+
+def _require(txn: Transaction, collection: uuid.UUID) -> Entry:
+    entry = _read(txn, "collections", collection.bytes, Entry)
+    if entry is None:
+        raise NotFoundError(f"Collection [{collection}] does not exist")
+    return entry
 
 
 def _forget(txn: Transaction, entry: Entry) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from pathlib import Path
 
 from chroma_gpu.errors import StoreError
@@ -21,7 +22,8 @@ def save(index: Index, folder: Path) -> None:
     """Write a checkpoint of the index.  A crash on the way leaves the older one, or none."""
     folder.mkdir(mode=0o700, exist_ok=True)
     kind = index.spec.kind
-    temporary = folder / f"{kind}.{os.getpid()}.tmp"
+    # Forks that share a folder share its checkpoints, and may write one at the same time.
+    temporary = folder / f"{kind}.{os.getpid()}.{threading.get_ident()}.tmp"
     try:
         index.save(temporary)
         manifest = {"size": temporary.stat().st_size, "sha256": _sha256(temporary)}

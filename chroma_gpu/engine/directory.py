@@ -24,6 +24,7 @@ class Directory:
         self.path = path
         self.catalog = path / "catalog"
         self._lock = threading.Lock()
+        self._locked: set[int] = set()
 
     @classmethod
     def open(cls, path: Path) -> Directory:
@@ -50,22 +51,39 @@ class Directory:
 
         A dead process holds nothing: the kernel drops its lock.
         """
-        if not self._lock.acquire(blocking=wait):
+        lock = self._lock
+        if not lock.acquire(blocking=wait):
             yield False
             return
         try:
-            descriptor = os.open(self.path / "maintenance.lock", os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-                except BlockingIOError:
-                    yield False
-                    return
-                yield True
-            finally:
-                os.close(descriptor)
+            with self.locked(self.path / "maintenance.lock", wait=wait) as held:
+                yield held
         finally:
-            self._lock.release()
+            lock.release()
+
+    @contextmanager
+    def locked(self, path: Path, *, wait: bool) -> Iterator[bool]:
+        """Hold a lock file, made if it is missing, among threads and processes; gives whether it could be had."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._locked.add(descriptor)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+        finally:
+            if descriptor in self._locked:
+                self._locked.remove(descriptor)
+                os.close(descriptor)
+
+    def after_fork(self) -> None:
+        """In a forked child: let go of the parent's locks, which would else be held for as long as the child lives."""
+        self._lock = threading.Lock()
+        for descriptor in self._locked:
+            os.close(descriptor)
+        self._locked.clear()
 
     def sweep(self, folders: Callable[[], set[str]]) -> None:
         """Remove folders that no collection has: left by a crash, or by another process that dropped them. Skipped while one compacts."""

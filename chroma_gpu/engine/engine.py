@@ -2,46 +2,31 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Self
 from uuid import UUID
 
 from chroma_gpu.config import Settings
 from chroma_gpu.engine.background import Background
-from chroma_gpu.engine.catalog import TABLES, Catalog, Entry
+from chroma_gpu.engine.catalog import TABLES, Catalog, Entry, folders_of, next_folder
 from chroma_gpu.engine.directory import Directory
-from chroma_gpu.engine.indexes import Indexes
+from chroma_gpu.engine.folders import DiskFolders, Folders, MemoryFolders
+from chroma_gpu.engine.rebuild import Rebuilds, Rebuilt, VectorsOf
 from chroma_gpu.engine.table import Table
-from chroma_gpu.errors import ClosedError, NotFoundError, StoreError
+from chroma_gpu.engine.tables import OpenTable, Tables
+from chroma_gpu.errors import ClosedError, NotFoundError
 from chroma_gpu.filter.expr import Expr
 from chroma_gpu.records import Mode, RecordBatch
 from chroma_gpu.store import Moved, Written
 from chroma_gpu.store.keyvalue import KeyValue
 from chroma_gpu.store.lmdb import open_lmdb
 from chroma_gpu.store.memory import MemoryKeyValue
-from chroma_gpu.store.record_store import RecordStore
 
-# Tables kept open at once; past it the least recently used is closed. Each holds a few file descriptors and its indexes.
-OPEN_TABLES: Final = 64
 # A table is compacted by itself when more rows than this, and a quarter of all, are dead.
 DEAD_ROWS: Final = 4_096
-
-
-@dataclass(slots=True, eq=False)
-class _Open:
-    """An open table and who uses it. A stale one is closed when its last user is done."""
-
-    entry: Entry
-    store: RecordStore
-    table: Table
-    users: int = 0
-    stale: bool = False
 
 
 class Engine:
@@ -49,49 +34,60 @@ class Engine:
 
     Several processes may have one directory open. Each call reads the catalog, so it sees collections that others made, renamed,
     compacted or dropped.
+
+    A fork names the folder of its source, and both are marked as shared in the same transaction of the catalog; that happens under
+    the write lock of the folder. What is written to a folder asks inside its transaction, under the same lock, whether the catalog
+    names the folder for this collection and does not mark it as shared. So a write is committed before the fork and is in both, or
+    it is refused and moves its collection to a folder of its own first. Hence: **a folder that two collections name is not written,
+    and one that is written is named by one**. The mark goes only together with the folder, or in a transaction that has seen that
+    nobody else names it; a fork made at the same time comes before, and is seen, or after, and sets the mark again. A folder that
+    no entry names is never named again: names are not used twice, and a fork takes its folder from an entry. So it can be removed.
     """
 
-    def __init__(self, keyvalue: KeyValue, settings: Settings, directory: Directory | None) -> None:
+    def __init__(self, keyvalue: KeyValue, settings: Settings, folders: Folders) -> None:
         self.settings = settings
         self.catalog = Catalog(keyvalue)
         self.failures: dict[UUID, Exception] = {}
         """What the last compaction in the background raised, by collection."""
         self._keyvalue = keyvalue
-        self._directory = directory
-        self._memory: dict[str, RecordStore] = {}
+        self._folders = folders
         self._background = Background()
-        self._lock = threading.Lock()
-        self._open: OrderedDict[UUID, _Open] = OrderedDict()
+        self._tables = Tables(self.entry, self.catalog, folders, settings, self._background)
+        self._rebuilds = Rebuilds(self.catalog, folders, self._tables)
+        self._closing = threading.Lock()
         self._closed = False
 
     @classmethod
-    def at(cls, path: Path, settings: Settings) -> Engine:
+    def at(cls, path: Path, settings: Settings) -> Self:
         """Open or create a directory.
 
         Raises FormatError if it holds something else, StoreError if it cannot be written.
         """
         directory = Directory.open(path)
         keyvalue = open_lmdb(directory.catalog, TABLES, lock_timeout=settings.lock_timeout)
-        engine = cls(keyvalue, settings, directory)
-        directory.sweep(engine.catalog.folders)
+        engine = cls(keyvalue, settings, DiskFolders(directory, settings))
+        engine._folders.sweep(engine.catalog.folders)
         return engine
 
     @classmethod
-    def in_memory(cls, settings: Settings) -> Engine:
+    def in_memory(cls, settings: Settings) -> Self:
         """Nothing on disk; gone when closed."""
-        return cls(MemoryKeyValue(TABLES), settings, None)
+        return cls(MemoryKeyValue(TABLES), settings, MemoryFolders())
 
     @contextmanager
-    def table(self, collection: UUID) -> Iterator[Table]:
+    def table(self, collection: UUID, *, rebuilt: int | None = None) -> Iterator[Table]:
         """The table of a collection, kept open while it is used.
 
-        Raises NotFoundError, ClosedError, and the store's errors on opening.
+        rebuilt  ``Entry.rebuilt`` of when the caller's vectors were made
+        Raises NotFoundError, ClosedError, Rebuilt if they were made anew since then, and the store's errors on opening.
         """
-        held = self._take(collection)
+        held = self._tables.take(collection)
         try:
+            if rebuilt not in (None, held.entry.rebuilt):
+                raise Rebuilt(f"Collection [{held.entry.name}] got other vectors meanwhile.", hint="Embed again.")
             yield held.table
         finally:
-            self._give_back(held)
+            self._tables.give_back(held)
 
     def entry(self, collection: UUID) -> Entry:
         """The catalog's entry. Raises NotFoundError, ClosedError."""
@@ -101,16 +97,16 @@ class Engine:
             raise NotFoundError(f"Collection [{collection}] does not exist.")
         return entry
 
-    def write(self, collection: UUID, batch: RecordBatch, mode: Mode) -> Written:
-        """``Table.write``, also when the collection moves to another folder meanwhile."""
+    def write(self, collection: UUID, batch: RecordBatch, mode: Mode, *, rebuilt: int | None = None) -> Written:
+        """``Table.write``, also when the collection moves to another folder meanwhile; ``rebuilt`` as in ``table``."""
         while True:
             try:
-                with self.table(collection) as table:
+                with self.table(collection, rebuilt=rebuilt) as table:
                     written = table.write(batch, mode)
                     self._compact_soon(collection, table)
                     return written
             except Moved:
-                continue
+                self._unshare(collection)
 
     def delete(self, collection: UUID, expr: Expr | None, ids: list[str] | None, limit: int | None) -> Written:
         """Remove the records that satisfy ``expr`` and are among ``ids``, ``limit`` of them at most, in insertion order."""
@@ -121,13 +117,40 @@ class Engine:
                     self._compact_soon(collection, table)
                     return written
             except Moved:
-                continue
+                self._unshare(collection)
+
+    def fork(self, collection: UUID, name: str) -> Entry:
+        """A new collection with the records of another, and everything else it has but its name.
+
+        Both read one folder from now on. The first that is written moves to a copy of it, rows as they are.
+        Raises NotFoundError, AlreadyExistsError, StoreBusy; nothing was made then
+        Cost   one transaction of the catalog, whatever the size; a copy of the folder at the first write to either
+        A crash leaves the fork, or nothing; one during the copy leaves both as they were.
+        """
+        while True:
+            held = self._tables.take(collection)
+            try:
+                with held.store.exclusive():
+                    made = self.catalog.fork(collection, name, held.entry.folder)
+            finally:
+                self._tables.give_back(held)
+            if made is not None:
+                return made
+
+    def fork_count(self, collection: UUID) -> int:
+        """How many forks there are of a collection, or of what it is a fork of in the end; those that were removed are none.
+
+        Raises NotFoundError, ClosedError
+        """
+        self.require_open()
+        return self.catalog.forks(collection)
 
     def drop(self, entries: list[Entry]) -> None:
-        """Close the tables of collections that left the catalog and give their disk back."""
+        """Close the tables of collections that left the catalog and give their disk back, but for what forks still read."""
         for entry in entries:
-            self._retire(entry.id)
-            self._discard(entry.folder)
+            self._tables.retire(entry.id)
+        folders = [folder for entry in entries for folder in folders_of(entry)]
+        self._tables.discard(folders, alone=not any(entry.shared for entry in entries))
 
     def compact(self, collection: UUID) -> None:
         """Write the live records to a new folder, in insertion order, and give the old folder's disk back.
@@ -136,32 +159,42 @@ class Engine:
         Cost: reads and writes every live record once; needs that much free disk.
         A crash on the way leaves the old folder in force; the next opening removes what was begun.
         """
-        with self._maintenance():
-            held = self._take(collection)
-            try:
-                with held.store.exclusive():
-                    old = self.entry(collection)
-                    if old.folder != held.entry.folder:
-                        return  # another process was faster
-                    new = _next_folder(old)
-                    self._discard(new)
-                    self._copy(held.store, new)
-                    self.catalog.change(collection, folder=new)
-            finally:
-                self._give_back(held)
-            self._retire(collection)
-            self._discard(old.folder)
+        with self._folders.maintenance():
+            self._move(collection, lambda held, new: self._folders.copy_live(held.store, new))
+
+    def rebuild(
+        self,
+        collection: UUID,
+        vectors_of: VectorsOf,
+        key: str,
+        changes: Mapping[str, Any],
+        *,
+        batch_size: int,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> Entry:
+        """Give every record another vector, while readers and writers go on; all at once, at the end.
+
+        key      says what makes the vectors. An unfinished rebuild with the same key is gone on with, one with another is begun anew
+        changes  fields of the entry that change at the same moment
+        progress  called with (done, total)
+        Raises   NotFoundError, StoreBusy if another one of this collection runs, and what ``vectors_of`` raises: then the
+                 collection is as it was, and what was made is kept for the next call, until ``abandon`` or ``drop``
+        Cost     one vector per record; needs the disk of a second copy. Writers wait at the end, while what changed last is brought
+                 over: the ids of all records are read then
+        A crash loses at most the batch in flight.
+        """
+        return self._rebuilds.run(collection, vectors_of, key, changes, batch_size=batch_size, progress=progress)
+
+    def abandon(self, collection: UUID) -> bool:
+        """Give an unfinished rebuild's disk back; whether there was one. Raises NotFoundError, StoreBusy if it is running."""
+        return self._rebuilds.abandon(collection)
 
     def reset(self) -> None:
         """Remove every tenant, database and collection but the defaults, and their files."""
         self.require_open()
-        for collection in list(self._open):
-            self._retire(collection)
+        self._tables.retire_all()
         self.catalog.clear()
-        for folder in list(self._memory):
-            self._discard(folder)
-        if self._directory is not None:
-            self._directory.sweep(self.catalog.folders)
+        self._folders.sweep(self.catalog.folders)
 
     def require_open(self) -> None:
         """Raises ClosedError."""
@@ -173,139 +206,52 @@ class Engine:
 
         What they hold is not closed: it is the parent's. The background starts itself anew.
         """
-        self._lock = threading.Lock()
-        self._open = OrderedDict()
+        self._closing = threading.Lock()
+        self._tables.after_fork()
+        self._folders.after_fork()
 
     def close(self) -> None:
         """Close every table and the catalog. Idempotent; what memory held is gone."""
-        with self._lock:
+        with self._closing:
             if self._closed:
                 return
             self._closed = True
-        for collection in list(self._open):
-            self._retire(collection)
+        self._tables.retire_all()
         self._background.close()
-        self._memory.clear()
+        self._folders.close_all()
         self._keyvalue.close()
-
-    # ---- open tables
-
-    def _take(self, collection: UUID) -> _Open:
-        """The open table of a collection, opened if it must be. Every take is followed by one _give_back."""
-        while True:
-            entry = self.entry(collection)
-            held = self._taken(entry) or self._opened(entry)
-            if held is not None:
-                return held
-
-    def _taken(self, entry: Entry) -> _Open | None:
-        """The table that is open, unless it is of another folder or has other parameters."""
-        with self._lock:
-            held = self._open.get(entry.id)
-            if held is not None and (held.entry.folder, held.entry.params) == (entry.folder, entry.params):
-                held.users += 1
-                self._open.move_to_end(entry.id)
-                return held
-        if held is not None:
-            self._retire(entry.id)
-        return None
-
-    def _opened(self, entry: Entry) -> _Open | None:
-        """A table opened now; None if the collection moved while it was: then this folder must not come back to life."""
-        try:
-            store = self._store(entry)
-        except StoreError:
-            if self._is_current(entry):
-                raise
-            return None
-        if not self._is_current(entry):
-            if self._directory is not None:
-                store.close()
-            self._discard(entry.folder)
-            return None
-        folder = self._directory.folder(entry.folder) / "index" if self._directory else None
-        indexes = Indexes(store.vectors, entry.metric, entry.params, self.settings, self._background, folder)
-        new = _Open(entry, store, Table(store, entry.metric, indexes))
-        held: _Open | None
-        with self._lock:
-            held = self._open.setdefault(entry.id, new)
-            if held.entry.folder == entry.folder:
-                held.users += 1
-            else:
-                held = None
-            crowd = len(self._open) - OPEN_TABLES if self._directory else 0
-            idle = [each for each, other in self._open.items() if not other.users][: max(crowd, 0)]
-        if held is not new:
-            self._close(new)
-        for each in idle:
-            self._retire(each)
-        return held
-
-    def _is_current(self, entry: Entry) -> bool:
-        now = self.catalog.entry(entry.id)
-        return now is not None and now.folder == entry.folder
-
-    def _give_back(self, held: _Open) -> None:
-        with self._lock:
-            held.users -= 1
-            unused = held.stale and not held.users
-        if unused:
-            self._close(held)
-
-    def _retire(self, collection: UUID) -> None:
-        """Take a table out of use; it is closed now, or when its last user is done."""
-        with self._lock:
-            held = self._open.pop(collection, None)
-            if held is None:
-                return
-            held.stale = True
-            unused = not held.users
-        if unused:
-            self._close(held)
-
-    def _close(self, held: _Open) -> None:
-        held.table.close()
-        if self._directory is not None:
-            held.store.close()
 
     # ---- folders
 
-    def _store(self, entry: Entry) -> RecordStore:
-        """The store of an entry. Its writes raise Moved once the catalog names another folder."""
-        store = self._open_folder(entry.folder)
-        store.here = lambda: self._is_current(entry)
-        return store
+    def _unshare(self, collection: UUID) -> None:
+        """See that a collection has a folder that only it names: its own already, or a copy with the rows as they are."""
+        if not self.entry(collection).shared:
+            return
+        with self._folders.maintenance():
+            if not self.catalog.unshare(collection):
+                self._move(collection, lambda held, new: self._folders.clone(held.store, held.entry.folder, new))
 
-    def _open_folder(self, folder: str) -> RecordStore:
-        if self._directory is None:
-            with self._lock:
-                return self._memory.setdefault(folder, RecordStore.in_memory())
-        settings = self.settings
-        path = self._directory.folder(folder)
-        path.mkdir(mode=0o700, exist_ok=True)
-        return RecordStore.open(path, map_size=settings.map_size, lock_timeout=settings.lock_timeout)
-
-    def _copy(self, store: RecordStore, folder: str) -> None:
-        """The live records of a store in a new folder, which nobody else knows of before the catalog names it."""
-        target = self._open_folder(folder)
+    def _move(self, collection: UUID, make: Callable[[OpenTable, str], None]) -> None:
+        """Let ``make`` fill a new folder, which nobody knows of before the catalog names it. Under ``maintenance``."""
+        held = self._tables.take(collection)
         try:
-            store.copy_live(target)
+            with held.store.exclusive():
+                entry = self.entry(collection)
+                if entry.folder != held.entry.folder:
+                    return  # another process was faster
+                new = next_folder(entry)
+                try:
+                    make(held, new)
+                    self.catalog.change(collection, folder=new)
+                except BaseException:
+                    self._tables.discard([new])  # unless the change was committed
+                    raise
         finally:
-            if self._directory is not None:
-                target.close()
+            self._tables.give_back(held)
+        self._tables.retire(collection)
+        self._tables.discard([held.entry.folder])
 
-    def _discard(self, folder: str) -> None:
-        self._memory.pop(folder, None)
-        if self._directory is not None:
-            shutil.rmtree(self._directory.folder(folder), ignore_errors=True)
-
-    @contextmanager
-    def _maintenance(self) -> Iterator[None]:
-        if self._directory is None:
-            yield
-        else:
-            with self._directory.maintenance():
-                yield
+    # ---- compaction
 
     def _compact_soon(self, collection: UUID, table: Table) -> None:
         rows, dead = table.occupancy()
@@ -320,9 +266,3 @@ class Engine:
             return
         except Exception as error:
             self.failures[collection] = error
-
-
-def _next_folder(entry: Entry) -> str:
-    """Folders are named <uuid>, <uuid>.1, <uuid>.2 ... by how often the collection was compacted."""
-    _, _, number = entry.folder.partition(".")
-    return f"{entry.id}.{int(number or 0) + 1}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from chroma_gpu import device
 from chroma_gpu.config import Settings
@@ -15,6 +15,9 @@ from chroma_gpu.engine.background import Background
 from chroma_gpu.engine.planner import Choice
 from chroma_gpu.index import Index, IndexSpec, create, has_faiss
 from chroma_gpu.records import Metric, VectorSource
+
+Progress: TypeAlias = Callable[[int, int], object]
+"""Called with (done, total) as an index takes rows in."""
 
 # Rows an index takes in at a time: some 50 ms for codes, 300 ms for a graph. Between slices a build can be stopped.
 SLICES = {"hnsw": 2_048}
@@ -77,11 +80,21 @@ class Indexes:
                 self._background.ask(id(self), lambda: self._take_turn(rows, dim))
                 return
 
-    def build(self, rows: int, dim: int | None) -> None:
-        """Catch up now, in this thread. Raises what a build raised."""
+    def late(self, rows: int) -> int:
+        """How many of so many rows are still to be taken in. The few that are left to the exact scan on purpose do not count."""
+        most = 0
+        for kind in self._wanted(rows):
+            index = self._kept.get(kind)
+            behind = rows - (0 if index is None else len(index))
+            if kind not in self._failed and behind >= (1 if index is None else LATE_ROWS):
+                most = max(most, behind)
+        return most
+
+    def build(self, rows: int, dim: int | None, progress: Progress | None = None) -> None:
+        """Catch up now, in this thread. Raises what a build raised, or ``progress``."""
         if dim is not None:
             self._failed.clear()
-            self._catch_up(rows, dim, until=float("inf"))
+            self._catch_up(rows, dim, until=float("inf"), progress=progress)
             for error in self._failed.values():
                 raise error
 
@@ -103,13 +116,13 @@ class Indexes:
         if not self._closed and any(late):
             self._background.ask(id(self), lambda: self._take_turn(rows, dim))
 
-    def _catch_up(self, rows: int, dim: int, *, until: float) -> None:
+    def _catch_up(self, rows: int, dim: int, *, until: float, progress: Progress | None = None) -> None:
         with self._building:
             for kind in self._wanted(rows):
                 if self._closed:
                     return
                 try:
-                    self._take_in(kind, rows, dim, until)
+                    self._take_in(kind, rows, dim, until, progress)
                 except Exception as error:
                     # The answer stays right without the index; whoever waits for it gets the error.
                     self._kept.pop(kind, None)
@@ -122,7 +135,7 @@ class Indexes:
                 if self._folder is not None and 0 < checkpoint.size(self._folder, kind) <= SMALL_CHECKPOINT:
                     self._restored(kind, self._spec(kind, dim))
 
-    def _take_in(self, kind: str, rows: int, dim: int, until: float) -> None:
+    def _take_in(self, kind: str, rows: int, dim: int, until: float, progress: Progress | None) -> None:
         index = self._kept.get(kind)
         if index is None:
             spec = self._spec(kind, dim)
@@ -133,6 +146,8 @@ class Indexes:
             if self._closed:
                 return
             index.add(min(len(index) + size, rows))
+            if progress is not None:
+                progress(len(index), rows)
         self._save(kind)
 
     def _restored(self, kind: str, spec: IndexSpec) -> Index | None:

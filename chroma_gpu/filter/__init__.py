@@ -17,7 +17,7 @@ from chroma_gpu.filter.documents import (
     DocumentOperator,
     Texts,
 )
-from chroma_gpu.filter.expr import MAX_DEPTH, And, Expr, InRows, Or, Step, evaluate, matches, to_dict
+from chroma_gpu.filter.expr import MAX_DEPTH, And, Expr, InIds, InRows, Or, Records, Step, evaluate, matches, to_dict
 from chroma_gpu.filter.operators import OPERATORS, Contains, Eq, Gt, Gte, In, Lt, Lte, Ne, NotContains, NotIn, Operator
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "Gt",
     "Gte",
     "In",
+    "InIds",
     "InRows",
     "Kind",
     "Lt",
@@ -48,6 +49,7 @@ __all__ = [
     "NotIn",
     "Operator",
     "Or",
+    "Records",
     "Scalar",
     "Step",
     "Texts",

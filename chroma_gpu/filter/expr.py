@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any, Final, TypeAlias, Union
+from typing import Any, Final, Protocol, TypeAlias, Union
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from chroma_gpu.errors import InvalidFilter
 from chroma_gpu.filter.columns import ColumnView
 from chroma_gpu.filter.documents import DocumentOperator, Texts
 from chroma_gpu.filter.operators import Operator
-from chroma_gpu.records import Metadata
+from chroma_gpu.records import Metadata, Rows
 from chroma_gpu.rowset import RowSet
 
 MAX_DEPTH: Final = 128
@@ -41,7 +42,23 @@ class InRows:
     rows: RowSet
 
 
-Expr: TypeAlias = Union[And, Or, InRows, Operator[Any], DocumentOperator]  # noqa: UP007
+@dataclass(frozen=True, slots=True)
+class InIds:
+    """The records with the given ids; with ``others``, all but these. Ids that nobody has are no error."""
+
+    ids: tuple[str, ...]
+    others: bool = False
+
+
+Expr: TypeAlias = Union[And, Or, InRows, InIds, Operator[Any], DocumentOperator]  # noqa: UP007
+
+
+class Records(Texts, Protocol):
+    """Where the documents of a table can be read, and the rows of ids."""
+
+    def rows_of(self, ids: Sequence[str]) -> Rows:
+        """[len(ids)] uint32; NO_ROW for an id that nobody has."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +77,7 @@ class Step:
     seconds: float
 
 
-def evaluate(expr: Expr, within: RowSet, columns: ColumnView, texts: Texts) -> tuple[RowSet, list[Step]]:
+def evaluate(expr: Expr, within: RowSet, columns: ColumnView, records: Records) -> tuple[RowSet, list[Step]]:
     """The rows of ``within`` that pass, and the steps taken, inner ones first.
 
     Cheap conditions go first, and each looks only at rows that are still undecided; documents are read last and at most once
@@ -73,19 +90,21 @@ def evaluate(expr: Expr, within: RowSet, columns: ColumnView, texts: Texts) -> t
     if within.size > columns.size:
         raise ValueError(f"rows below {within.size} cannot be filtered by columns of {columns.size} rows")
     _check_depth(expr)
-    evaluation = _Evaluation(columns, texts)
+    evaluation = _Evaluation(columns, records)
     return evaluation.rows(expr, within), evaluation.steps
 
 
-def matches(expr: Expr, row: int, metadata: Metadata | None, document: bytes | None) -> bool:
+def matches(expr: Expr, row: int, metadata: Metadata | None, document: bytes | None, id: str = "") -> bool:
     """Whether one record passes: the plain meaning of a tree, which ``evaluate`` finds for all rows at once."""
     match expr:
         case And(children):
-            return all(matches(child, row, metadata, document) for child in children)
+            return all(matches(child, row, metadata, document, id) for child in children)
         case Or(children):
-            return any(matches(child, row, metadata, document) for child in children)
+            return any(matches(child, row, metadata, document, id) for child in children)
         case InRows(rows):
             return row in rows
+        case InIds(ids, others):
+            return (id in ids) != others
         case DocumentOperator():
             return expr.matches(document)
         case Operator():
@@ -101,6 +120,8 @@ def to_dict(expr: Expr) -> dict[str, Any]:
             return {"$or": [to_dict(child) for child in children]}
         case InRows(rows):
             return {"#rows": len(rows)}
+        case InIds(ids, others):
+            return {"#id": {"$nin" if others else "$in": list(ids)}}
         case DocumentOperator():
             return {"#document": {expr.token: expr.operand}}
         case Operator():
@@ -110,9 +131,9 @@ def to_dict(expr: Expr) -> dict[str, Any]:
 class _Evaluation:
     """One evaluation: where it reads, and the steps it took."""
 
-    def __init__(self, columns: ColumnView, texts: Texts) -> None:
+    def __init__(self, columns: ColumnView, records: Records) -> None:
         self._columns = columns
-        self._texts = texts
+        self._records = records
         self.steps: list[Step] = []
 
     def rows(self, expr: Expr, within: RowSet) -> RowSet:
@@ -133,6 +154,10 @@ class _Evaluation:
                 passed, undecided = passed | more, undecided - more
         elif isinstance(expr, InRows):
             passed = within & expr.rows.resized(within.size)
+        elif isinstance(expr, InIds):
+            rows = self._records.rows_of(expr.ids)
+            named = RowSet.of(rows[rows < within.size], within.size)  # NO_ROW is above every size
+            passed = within - named if expr.others else within & named
         else:
             passed = within & expr.rows(self._columns).resized(within.size)
         self.steps.append(Step(expr, asked, len(passed), read, perf_counter() - start))
@@ -158,7 +183,7 @@ class _Evaluation:
         """The rows whose documents pass, each read once."""
         rows = within.rows()
         passing = expr.matches if isinstance(expr, DocumentOperator) else partial(matches, expr, 0, None)
-        passed = np.fromiter(map(passing, self._texts.documents(rows)), np.bool_, len(rows))
+        passed = np.fromiter(map(passing, self._records.documents(rows)), np.bool_, len(rows))
         return RowSet.of(rows[passed], within.size)
 
 

@@ -7,6 +7,7 @@ that matters: before it nothing of a batch is visible, after it everything is, a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,8 +32,20 @@ class State:
     dim: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What a store counts besides its state.
+
+    ops        records ever added, changed or removed; a write that leaves a record as it was is none
+    documents  live records that have a document
+    """
+
+    ops: int
+    documents: int
+
+
 class Moved(StoreError):
-    """The records are kept elsewhere now: a compaction moved them. The write did not happen; open the new folder and write there."""
+    """The records may not be written here: they are kept elsewhere now, or a fork shares them. The write did not happen."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,6 +72,10 @@ class Store(Protocol):
         """The last committed state, commits of other processes included.  Cost: one key read."""
         ...
 
+    def totals(self) -> Totals:
+        """Counts of the last committed state.  Cost: one key read."""
+        ...
+
     def write(self, batch: RecordBatch, mode: Mode) -> Written:
         """Add, update or upsert a batch in one transaction; durable when it returns.
 
@@ -75,6 +92,10 @@ class Store(Protocol):
 
     def set_dim(self, dim: int) -> None:
         """Fix the length of the vectors of a store that has no row yet, as its first write would. Raises InvalidArgumentError."""
+        ...
+
+    def set_ops(self, ops: int) -> None:
+        """Go on counting operations from a number, as a copy of another store does."""
         ...
 
     def rows_of(self, ids: Sequence[str]) -> Rows:
@@ -107,12 +128,20 @@ class Store(Protocol):
         """
         ...
 
+    def listing(self) -> tuple[int, Rows, list[str]]:
+        """(seq, rows, ids) of the live records in insertion order, of one committed state.  Cost: every record's id is read."""
+        ...
+
     def changes(self, since: int) -> Changes | None:
         """What happened after sequence number ``since``; None if the log does not reach back so far (start from ``live``)."""
         ...
 
     def verify(self) -> list[str]:
         """Every inconsistency found by reading everything: checksums, counts, digests, id table against records. Empty is sound."""
+        ...
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Keep every other writer out, those of other processes too; reading goes on."""
         ...
 
     def copy_live(self, target: Store) -> None:

@@ -73,6 +73,7 @@ def copy_live(source: Store, target: Store) -> None:
         target.write(batch, Mode.ADD)
         start += len(batch)
         count = min(max(count * _COPIED_BYTES // max(_size(batch), 1), 1), 4 * count, _MOST_COPIED_ROWS)
+    target.set_ops(source.totals().ops)
     if source.state().seq != state.seq:
         raise _changed()
 

@@ -79,6 +79,7 @@ class Summary(msgspec.Struct, array_like=True):
 
     log_first, log_bytes  where the log of changes begins, and how long its payloads are together
     counts, digests       of each table in SUMMED: how many keys, and the sum of the seals' checksums modulo 2^64
+    ops                   how many records were ever added, changed or removed, copies to other folders included
     """
 
     seq: int = 0
@@ -89,24 +90,33 @@ class Summary(msgspec.Struct, array_like=True):
     log_bytes: int = 0
     counts: list[int] = msgspec.field(default_factory=lambda: [0] * len(SUMMED))
     digests: list[int] = msgspec.field(default_factory=lambda: [0] * len(SUMMED))
+    ops: int = 0
 
 
 def _packed(value: object) -> msgspec.msgpack.Ext:
     """The one value in metadata that msgpack has no place for."""
     if not isinstance(value, SparseVector):
         raise TypeError(f"{type(value).__name__} cannot be stored")
+    labels = value.labels
+    if len(value.indices) != len(value.values) or not all(isinstance(label, str) for label in labels or ()):
+        raise TypeError("a sparse vector has a value for each index and only texts as labels")
     indices, values = np.array(value.indices, "<u4").tobytes(), np.array(value.values, "<f8").tobytes()
-    return msgspec.msgpack.Ext(SPARSE_CODE, msgspec.msgpack.encode((indices, values, value.labels)))
+    return msgspec.msgpack.Ext(SPARSE_CODE, msgspec.msgpack.encode((indices, values, labels)))
 
 
 def _unpacked(code: int, data: memoryview) -> SparseVector:
     if code != SPARSE_CODE:
         raise StoreError(f"a record has a value of unknown kind {code}.", hint="It was written by a newer version.")
-    indices, values, labels = msgspec.msgpack.decode(data, type=tuple[bytes, bytes, list[str] | None])
-    return SparseVector(np.frombuffer(indices, "<u4").tolist(), np.frombuffer(values, "<f8").tolist(), labels)
+    indices, values, labels = _decode_sparse(data)
+    # Checked when it was written, and sealed since: not checked again element by element.
+    vector = SparseVector.__new__(SparseVector)
+    vector.indices, vector.values = np.frombuffer(indices, "<u4").tolist(), np.frombuffer(values, "<f8").tolist()
+    vector.labels = labels
+    return vector
 
 
 SPARSE_CODE: Final = 1
+_decode_sparse: Final = msgspec.msgpack.Decoder(tuple[bytes, bytes, list[str] | None]).decode
 decode_record: Final = msgspec.msgpack.Decoder(Record, ext_hook=_unpacked).decode
 decode_name: Final = msgspec.msgpack.Decoder(Name).decode
 decode_change: Final = msgspec.msgpack.Decoder(Change).decode
@@ -161,7 +171,12 @@ def find_rows(txn: Transaction, ids: Sequence[str], keys: Sequence[bytes]) -> li
 def read_summary(txn: Transaction) -> Summary:
     """The committed state; that of an empty store where nothing was written yet."""
     value = txn.get(STATE, STATE_KEY)
-    return Summary() if value is None else _decode_summary(unseal(STATE, STATE_KEY, value))
+    if value is None:
+        return Summary()
+    summary = _decode_summary(unseal(STATE, STATE_KEY, value))
+    # Files of the first version do not count operations; each row they have given was one.
+    summary.ops = max(summary.ops, summary.rows)
+    return summary
 
 
 def row_of(key: bytes) -> int:

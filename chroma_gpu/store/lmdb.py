@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar, cast
 import lmdb
 
 from chroma_gpu.errors import ClosedError, CorruptRecord, FormatError, StoreBusy, StoreError
-from chroma_gpu.store.disk import disk_error, sync_directory
+from chroma_gpu.store.disk import copy_file, disk_error, sync_directory
 from chroma_gpu.store.gate import Gate
 from chroma_gpu.store.keyvalue import MAX_KEY
 from chroma_gpu.store.openings import Openings
@@ -45,6 +45,17 @@ def open_lmdb(path: Path, tables: Iterable[str], *, map_size: int = 1 << 30, loc
         _ENVIRONMENTS.release(environment, lock_timeout)
         raise
     return LmdbKeyValue(environment, lock_timeout)
+
+
+def copy_lmdb(source: Path, target: Path) -> None:
+    """Put a copy of an environment into a new directory, durably.
+
+    To be called inside ``hold``: with every writer kept out, the file is what the last commit left. LMDB's own copy would wait for
+    the very lock that is held. The lock file has no place in a copy.
+    """
+    target.mkdir(mode=0o700)
+    copy_file(source / "data.mdb", target / "data.mdb")
+    sync_directory(target)
 
 
 def inspect_file(path: Path) -> list[str]:

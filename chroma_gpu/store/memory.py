@@ -64,6 +64,12 @@ class MemoryKeyValue:
             self._writing = None
             self._writer.release()
 
+    def clone(self) -> MemoryKeyValue:
+        """The same tables, of their own; inside ``hold``."""
+        made = MemoryKeyValue((), lock_timeout=self._lock_timeout)
+        made._tables = {name: SortedDict(table) for name, table in self._open().items()}
+        return made
+
     def verify(self) -> list[str]:
         """Nothing lies below the tables."""
         self._open()
@@ -201,6 +207,12 @@ class MemoryVectors:
                 larger[:first] = self._array[:first]
             self._array = larger
         self._array[first:stop] = vectors
+
+    def clone(self, rows: int) -> MemoryVectors:
+        """The first rows, of their own."""
+        made = MemoryVectors()
+        made.dim, made._rows, made._array = self.dim, rows, self._array[:rows].copy()
+        return made
 
     def close(self) -> None:
         self._array = np.empty((0, 0), np.float32)

@@ -120,6 +120,7 @@ def write_batch(txn: Transaction, log: VectorLog, draft: Draft, mode: Mode) -> t
     _append_records(ledger, draft, moved, dict(zip(appended, range(first, summary.rows), strict=True)))
     _rewrite(ledger, touched)
     summary.live += len(fresh)
+    summary.ops += len(fresh) + len(moved) + len(touched)
     dead, rewritten = row_bytes(edit.row for edit in moved), row_bytes(edit.row for edit in touched)
     ledger.finish(Change(first, summary.rows, dead, rewritten))
     return Written(summary.seq, added=len(fresh), replaced=len(moved), rewritten=len(touched)), summary
@@ -143,6 +144,7 @@ def delete_rows(txn: Transaction, rows: Rows) -> tuple[Written, Summary]:
         return Written(summary.seq), summary
     ledger.bury(np.array(dead, np.uint32))
     summary.live -= len(dead)
+    summary.ops += len(dead)
     ledger.finish(Change(summary.rows, summary.rows, row_bytes(dead), b""))
     return Written(summary.seq, removed=len(dead)), summary
 
@@ -155,6 +157,16 @@ def set_dim(txn: Transaction, dim: int) -> tuple[Written, Summary]:
         raise InvalidArgumentError("the length of the vectors is fixed already.")
     summary.dim = dim
     ledger.finish(Change(0, 0, b"", b""))
+    return Written(summary.seq), summary
+
+
+def set_ops(txn: Transaction, ops: int) -> tuple[Written, Summary]:
+    """Go on counting operations from a number.  Can be run again after a rollback."""
+    ledger = Ledger(txn)
+    summary = ledger.summary
+    if summary.ops != ops:
+        summary.ops = ops
+        ledger.finish(Change(summary.rows, summary.rows, b"", b""))
     return Written(summary.seq), summary
 
 

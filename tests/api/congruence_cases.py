@@ -6,6 +6,7 @@ Each starts from a collection of three records unless it makes its own. What it 
 from __future__ import annotations
 
 import numpy as np
+from api import client_cases, schema_cases
 
 
 def filled(client, name, **given):
@@ -338,3 +339,5 @@ CASES = {
     **{f"document {each}": (many, {"where_document": each}) for each in DOCUMENT},
     **{f"document refused {each}": (many, {"where_document": each}) for each in REFUSED_DOCUMENT},
 }  # fmt: skip
+
+CASES |= schema_cases.CASES | client_cases.CASES

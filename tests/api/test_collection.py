@@ -10,7 +10,7 @@ import pytest
 import chroma_gpu
 import chroma_gpu.errors
 from chroma_gpu import EmbeddingFunction
-from chroma_gpu.errors import ClosedError, DimensionMismatch, EmbeddingFailed, InvalidArgumentError
+from chroma_gpu.errors import ClosedError, DimensionMismatch, EmbeddingFailed, InternalError, InvalidArgumentError
 from chroma_gpu.utils.embedding_functions import HashingEmbeddingFunction, register_embedding_function
 
 
@@ -299,10 +299,13 @@ def test_empty_vectors_are_refused(client):
     assert collection.count() == 0
 
 
-def test_unknown_ids_are_left_out(client):
+def test_ids_to_search_among_must_exist(client):
     collection = client.create_collection("c-1", embedding_function=None)
     collection.add(ids=["a", "b"], embeddings=[[1.0, 2.0], [3.0, 4.0]])
-    assert collection.query(query_embeddings=[[1.0, 2.0]], ids=["b", "nope"])["ids"] == [["b"]]
+    assert collection.query(query_embeddings=[[1.0, 2.0]], ids=["b"])["ids"] == [["b"]]
+    with pytest.raises(InternalError, match="Error finding id nope"):
+        collection.query(query_embeddings=[[1.0, 2.0]], ids=["b", "nope"])
+    assert collection.get(ids=["b", "nope"])["ids"] == ["b"]
 
 
 def test_cosine_gives_back_what_was_given(client):

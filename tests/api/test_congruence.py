@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import warnings
 from uuid import UUID
 
@@ -12,8 +13,37 @@ from api.congruence_cases import CASES
 
 # What we do otherwise on purpose, and why. A difference that is gone must be taken out here.
 WANTED = {
+    "create with spann": "chromadb's local engine turns spann into hnsw; here it is kept as it was given",
     "add metadata that is no dict": "chromadb lets an AttributeError of its own out; we say what was expected",
+    "query n_results 2**33": "chromadb overflows; there is no limit here",
+    "query NaN": "chromadb gives any answer with distances NaN, and refuses it over HTTP",
+    "query inf": "chromadb gives any answer with distances inf, and refuses it over HTTP",
+    "query an empty vector": "chromadb lets an IndexError of its own out",
+    "add an empty vector": "chromadb lets an IndexError of its own out",
+    "add NaN in metadata": "chromadb drops the metadata in process, and refuses it over HTTP",
+    "add the key chroma:uri": "chromadb keeps uris in the metadata under this key; here it is a key like any other",
     "where {'v': 2.5}": "chromadb cuts a float operand to an int, so that 2.5 matches 2",
+}
+
+# Where we say something else in an error of the same class, and why.
+_ORDER = "chromadb names them in the order of a set, another one in each process"
+_SHORT = "chromadb says so in front only where it looks the collection up first"
+_LIMIT = "chromadb says neither which number nor what it may be"
+MESSAGES = {
+    "add 12 duplicate ids": _ORDER,
+    "add nothing to embed": _ORDER,
+    "query texts and uris": _ORDER,
+    "upsert nothing to embed": _ORDER,
+    "schema: hnsw below its range": _ORDER,
+    "add on a deleted collection": _SHORT,
+    "update on a deleted collection": _SHORT,
+    "upsert on a deleted collection": _SHORT,
+    "query on a deleted collection": _SHORT,
+    "get a negative limit": _LIMIT,
+    "get a negative offset": _LIMIT,
+    "list_collections with a negative limit": _LIMIT,
+    "schema: modify unknown": "chromadb lists two names in other words than three",
+    "modify the name to one that is taken": "chromadb shows the error of its database",
 }
 
 
@@ -38,6 +68,7 @@ def clients(request, tmp_path_factory):
         )
     yield pair
     pair[0].close()
+    pair[1].clear_system_cache()
 
 
 def outcome(case, client, name):
@@ -70,6 +101,12 @@ def same(ours, theirs) -> bool:
     return type(ours) is type(theirs) and ours == theirs
 
 
+def spoken(error) -> str:
+    """What an error says, without ids of collections and without places in JSON texts. Ours may say more after that."""
+    text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<id>", str(error))
+    return re.sub(r" at line \d+ column \d+| in \w+\.$|\.$", "", text)
+
+
 def names(error) -> set[str]:
     return {each.__name__ for each in type(error).__mro__}
 
@@ -87,6 +124,8 @@ def test_congruence(name, clients):
         agree = ours[0] == "returned" and same(ours[1], theirs[1])
     else:
         agree = ours[0] == "raised" and type(theirs[1]).__name__ in names(ours[1])
+        if agree and name not in MESSAGES:
+            agree = spoken(ours[1]).startswith(spoken(theirs[1]))
     if name in WANTED:
         assert not agree, f"no difference any more: {WANTED[name]}"
     else:

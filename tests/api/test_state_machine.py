@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import chroma_gpu
 from chroma_gpu.api.client import Client
+from chroma_gpu.errors import InternalError
 
 DIM = 4
 IDS = [f"id{at}" for at in range(24)] + ["ü" * 300, "x" * 2000, " "]
@@ -146,8 +148,14 @@ class History(RuleBasedStateMachine):
 
     @rule(query=vector, where=condition, k=st.integers(1, 30), data=st.data())
     def query(self, query, where, k, data):
-        among = data.draw(st.one_of(st.none(), ids))
-        got = self.collection.query(query_embeddings=[query], n_results=k, where=where, ids=among, include=["distances"])
+        known = st.lists(st.sampled_from(sorted(self.model)), min_size=1, unique=True) if self.model else st.none()
+        among = data.draw(st.one_of(st.none(), ids, known))
+        ask = partial(self.collection.query, query_embeddings=[query], n_results=k, where=where, include=["distances"])
+        if among is not None and not set(among) <= self.model.keys():
+            with pytest.raises(InternalError, match="Error finding id"):
+                ask(ids=among)
+            return
+        got = ask(ids=among)
         want = {
             each: self.distance(query, record["vector"])
             for each, record in self.model.items()

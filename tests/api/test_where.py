@@ -27,6 +27,7 @@ from chroma_gpu.filter import (
     Gt,
     Gte,
     In,
+    InIds,
     Lt,
     Lte,
     Ne,
@@ -89,6 +90,28 @@ def test_where(where, expr):
 def test_where_document(where_document, expr):
     assert parse_where_document(where_document) == expr
     assert parse_where_document(where_document, lenient=True) == expr
+
+
+@pytest.mark.parametrize(
+    ("condition", "expr"),
+    [
+        ("a", InIds(("a",))),
+        ({"$eq": "a"}, InIds(("a",))),
+        ({"$ne": "a"}, InIds(("a",), others=True)),
+        ({"$in": ["a", "b"]}, InIds(("a", "b"))),
+        ({"$nin": ["a", "b"]}, InIds(("a", "b"), others=True)),
+    ],
+)
+def test_conditions_on_ids(condition, expr):
+    assert parse_where({"#id": condition}) == expr
+
+
+@pytest.mark.parametrize(
+    "condition", [1, {"$gt": 1}, {"$contains": "a"}, {"$in": [1]}, {"$ne": True}, "\ud800", {"$in": ["\ud800"]}]
+)
+def test_conditions_on_ids_that_cannot_be(condition):
+    with pytest.raises(InvalidFilter, match="#id takes"):
+        parse_where({"#id": condition})
 
 
 def test_the_server_takes_more_than_the_client():

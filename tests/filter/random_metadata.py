@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from chroma_gpu.filter import OPERATORS
+from chroma_gpu.records import SparseVector
 
 FIELDS = ("x", "y", "ключ")
 
@@ -18,7 +19,18 @@ FLOATS = st.one_of(
 )
 STRINGS = st.sampled_from(["", "a", "A", "é", "e\u0301", "1", "True", "a\x00", "𐍈"])
 SCALARS = st.one_of(INTS, FLOATS, STRINGS, st.booleans())
-ODD = st.sampled_from([float("nan"), float("inf"), -float("inf"), [], {"#type": "sparse_vector"}, [float("nan")], [1, 1.0]])
+ODD = st.sampled_from(
+    [
+        float("nan"),
+        float("inf"),
+        -float("inf"),
+        [],
+        {"#type": "sparse_vector"},
+        [float("nan")],
+        [1, 1.0],
+        SparseVector([1], [1.0]),
+    ]
+)
 ARRAYS = st.one_of(*(st.lists(each, min_size=1, max_size=3) for each in (INTS, FLOATS, STRINGS, st.booleans())))
 METADATAS = st.one_of(st.none(), st.dictionaries(st.sampled_from(FIELDS), st.one_of(SCALARS, SCALARS, ARRAYS, ODD), max_size=3))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chroma_gpu.filter import Columns, ColumnStatistics, Kind
+from chroma_gpu.filter import OPERATORS, Columns, ColumnStatistics, Kind
+from chroma_gpu.records import SparseVector
 
 
 def columns_of(*metadatas):
@@ -146,3 +147,17 @@ def test_a_number_costs_at_most_16_bytes_and_a_repeated_string_at_most_11():
         strings.append(first, [{"s": "abc"[n % 3]} for n in range(500)])
     assert 12 * 40_000 <= numbers.nbytes <= 16 * 40_000
     assert 8 * 20_000 <= strings.nbytes <= 11 * 20_000
+
+
+def test_sparse_vectors_are_no_values():
+    sparse = SparseVector([1, 2], [1.0, 2.0])
+    columns = columns_of({"v": sparse}, {"v": 1, "w": sparse}, {"v": sparse, "w": [1]}, None)
+    assert found(columns.has("v")) == [1]
+    assert found(columns.has("w")) == [2]
+    assert found(OPERATORS["$ne"]("v", 1).rows(columns)) == [0, 2, 3]
+    assert found(OPERATORS["$nin"]("v", (1, 2)).rows(columns)) == [0, 2, 3]
+    assert found(OPERATORS["$not_contains"]("w", 1).rows(columns)) == [0, 1, 3]
+    assert found(OPERATORS["$gte"]("v", 0).rows(columns)) == [1]
+    columns.rewrite(rows(0, 1), [{"v": 5}, {"v": sparse}])
+    assert found(columns.has("v")) == [0]
+    assert {each.field for each in columns.statistics()} == {"v", "w"}

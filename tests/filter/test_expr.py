@@ -18,6 +18,7 @@ from chroma_gpu.filter import (
     DocumentNotMatches,
     Eq,
     Gt,
+    InIds,
     InRows,
     Ne,
     Or,
@@ -25,11 +26,12 @@ from chroma_gpu.filter import (
     matches,
     to_dict,
 )
+from chroma_gpu.records import NO_ROW
 from chroma_gpu.rowset import RowSet
 
 
 class Texts:
-    """Texts that remember the rows they were asked for."""
+    """Texts that remember the rows they were asked for. The id of row 3 is "3"."""
 
     def __init__(self, documents):
         self._documents = documents
@@ -40,6 +42,10 @@ class Texts:
             self.asked.append(row)
             text = self._documents[row]
             yield None if text is None else text.encode()
+
+    def rows_of(self, ids):
+        rows = [int(id) if id.isdigit() and int(id) < len(self._documents) else NO_ROW for id in ids]
+        return np.array(rows, np.uint32)
 
 
 def table(metadatas, documents):
@@ -68,8 +74,9 @@ DOCUMENT_CONDITIONS = st.one_of(
     ),
 )
 ROW_LISTS = st.lists(st.integers(0, 11), max_size=8).map(lambda numbers: InRows(rows(12, *numbers)))
+ID_LISTS = st.builds(InIds, st.lists(st.integers(0, 14).map(str) | st.just("nobody"), max_size=8).map(tuple), st.booleans())
 EXPRS = st.recursive(
-    st.one_of(CONDITIONS, DOCUMENT_CONDITIONS, ROW_LISTS),
+    st.one_of(CONDITIONS, DOCUMENT_CONDITIONS, ROW_LISTS, ID_LISTS),
     lambda inner: st.builds(
         lambda kind, children: kind(tuple(children)), st.sampled_from([And, Or]), st.lists(inner, max_size=4)
     ),
@@ -87,11 +94,8 @@ def test_evaluating_finds_what_matches(expr, records, members, size):
     metadatas, documents = zip(*records, strict=True)
     columns, texts = table(metadatas, documents)
     within = rows(12, *members).resized(size)
-    expected = [
-        row
-        for row in sorted(members)
-        if row < size and matches(expr, row, metadatas[row], None if documents[row] is None else documents[row].encode())
-    ]
+    encoded = [None if text is None else text.encode() for text in documents]
+    expected = [row for row in sorted(members) if row < size and matches(expr, row, metadatas[row], encoded[row], str(row))]
     found, steps = evaluate(expr, within, columns, texts)
     assert found.size == size
     assert found.rows().tolist() == expected

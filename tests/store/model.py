@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from chroma_gpu.records import NO_ROW, Column, Mode, RecordBatch
+from chroma_gpu.records import NO_ROW, Column, Mode, RecordBatch, SparseVector
 
 DIM = 6
 ALL = frozenset(Column)
@@ -118,6 +118,9 @@ def apply(target, write, mode, *, by_row=False):
     return target.delete(rows[rows != NO_ROW])
 
 
+SPARSE = SparseVector([0, 7, 2**32 - 1], [1.5, -0.0, 3.0]), SparseVector([3], [0.1], ["ß"])
+
+
 def _random_metadata(rng):
     values = [
         None,
@@ -138,5 +141,6 @@ def _random_metadata(rng):
         [1.0],
         ["x", ""],
         [True],
+        *SPARSE,
     ]
     return {f"key{rng.integers(5)}": values[rng.integers(len(values))] for _ in range(rng.integers(0, 5))}

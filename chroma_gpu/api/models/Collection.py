@@ -7,19 +7,31 @@ from typing import Any
 
 import numpy as np
 
-from chroma_gpu.api import collection_configuration, names, results, validate, where
+from chroma_gpu.api import collection_configuration, foreign, names, reembed, results, validate, where
+from chroma_gpu.api.backend import Answer
+from chroma_gpu.api.functions import Function
+from chroma_gpu.api.models.AttachedFunction import AttachedFunction
 from chroma_gpu.api.models.CollectionCommon import CollectionCommon
+from chroma_gpu.api.schema import sparse
+from chroma_gpu.api.schema.checks import check_filter
+from chroma_gpu.api.search import answer
 from chroma_gpu.api.types import (
     CollectionMetadata,
     DeleteResult,
+    EmbeddingFunction,
     GetResult,
     Include,
+    IndexingStatus,
     QueryResult,
+    ReadLevel,
+    SearchResult,
     Where,
     WhereDocument,
 )
+from chroma_gpu.embed import validate_embedding_function
+from chroma_gpu.embed.progress import Progress, listener
 from chroma_gpu.filter.expr import And, Expr
-from chroma_gpu.records import Mode, RecordBatch, Vectors
+from chroma_gpu.records import Column, Mode, RecordBatch, Vectors
 
 
 class Collection(CollectionCommon):
@@ -27,6 +39,8 @@ class Collection(CollectionCommon):
 
     Safe to share between threads. Every call sees what other clients, threads and processes have committed.
     """
+
+    __class__ = foreign.stands_for("chromadb.api.models.Collection", "Collection")
 
     def add(
         self,
@@ -36,17 +50,21 @@ class Collection(CollectionCommon):
         documents: Any = None,
         images: Any = None,
         uris: Any = None,
+        *,
+        progress: Progress = None,
     ) -> None:
         """Add records; ids that exist already are skipped. There is no limit to their number.
 
         embeddings  one vector or many: lists, arrays or tensors of any device; without them, the documents, images or what the
                     uris point to are embedded
+        progress    of embedding: True shows a bar, False never, None where it is long and stderr is a terminal; a function is
+                    called with (done, total) texts. An embedding function that is not of this package is then called with 1,024
+                    texts at a time, else with all at once
         Durable when it returns: all records are there, or, after an error or a crash, none.
         """
         with validate.within("add"):
             given = validate.records(ids, embeddings, metadatas, documents, images, uris, merging=False)
-            vectors = self._vectors(given, ("documents", "images", "uris"))
-        self._write(given, vectors, Mode.ADD)
+        self._write(given, ("documents", "images", "uris"), Mode.ADD, progress)
 
     def update(
         self,
@@ -56,6 +74,8 @@ class Collection(CollectionCommon):
         documents: Any = None,
         images: Any = None,
         uris: Any = None,
+        *,
+        progress: Progress = None,
     ) -> None:
         """Change records; unknown ids are skipped.
 
@@ -63,9 +83,8 @@ class Collection(CollectionCommon):
         """
         with validate.within("update"):
             given = validate.records(ids, embeddings, metadatas, documents, images, uris, merging=True)
-            embeddable = given.documents is not None or given.images is not None
-            vectors = self._vectors(given, ("documents", "images")) if embeddable else given.vectors
-        self._write(given, vectors, Mode.UPDATE)
+        embeddable = given.documents is not None or given.images is not None
+        self._write(given, ("documents", "images") if embeddable else (), Mode.UPDATE, progress)
 
     def upsert(
         self,
@@ -75,12 +94,13 @@ class Collection(CollectionCommon):
         documents: Any = None,
         images: Any = None,
         uris: Any = None,
+        *,
+        progress: Progress = None,
     ) -> None:
         """Add the records whose ids are new and update the others, as ``add`` and ``update`` do."""
         with validate.within("upsert"):
             given = validate.records(ids, embeddings, metadatas, documents, images, uris, merging=True)
-            vectors = self._vectors(given, ("documents", "images"))
-        self._write(given, vectors, Mode.UPSERT)
+        self._write(given, ("documents", "images"), Mode.UPSERT, progress)
 
     def get(
         self,
@@ -100,6 +120,7 @@ class Collection(CollectionCommon):
             validate.check_include(include, refused=("distances",))
             self._check_loader(include)
         limit, offset = validate.check_page("limit", limit), validate.check_page("offset", offset)
+        check_filter(self._entry.schema, expr)
         with self._engine.table(self.id) as table:
             records = table.fetch(expr, results.columns(include), ids=wanted, limit=limit, offset=offset or 0)
         return results.get_result(records, include, self._data_loader)
@@ -119,11 +140,14 @@ class Collection(CollectionCommon):
         where: Where | None = None,
         where_document: WhereDocument | None = None,
         include: Include = ["metadatas", "documents", "distances"],  # noqa: B006  Chroma's default; never changed here
+        *,
+        max_distance: float | None = None,
     ) -> QueryResult:
         """The nearest records of each query among those that pass the filters; equal distances in the order of insertion.
 
-        n_results  any number; more than there are gives all of them
-        ids        look only among these; unknown ones are left out
+        n_results     any number; more than there are gives all of them
+        ids           look only among these; one that does not exist raises InternalError
+        max_distance  leave out records that are farther, in the collection's distance; one that is exactly as far is in
         """
         with validate.within("query"):
             queries = self._queries(query_embeddings, query_texts, query_images, query_uris)
@@ -131,11 +155,36 @@ class Collection(CollectionCommon):
             expr = _expr(where, where_document)
             validate.check_include(include)
             validate.check_n_results(n_results)
+            farthest = validate.check_max_distance(max_distance)
             self._check_loader(include)
-            vectors = queries if isinstance(queries, np.ndarray) else self._embed(queries, query=True)
-        with self._engine.table(self.id) as table:
-            found = table.search(vectors, n_results, expr, results.columns(include), ids=wanted)
-        return results.query_result(found, include, self._data_loader)
+        check_filter(self._entry.schema, expr)
+
+        def ask(rebuilt: int) -> Answer:
+            given = isinstance(queries, np.ndarray)
+            with validate.within("query"):
+                vectors = queries if given else self._embed(queries, is_query=True)
+            with self._explained(given), self._engine.table(self.id, rebuilt=None if given else rebuilt) as table:
+                return table.search(vectors, int(n_results), expr, results.columns(include), ids=wanted)
+
+        return results.query_result(self._current(ask), include, self._data_loader, farthest)
+
+    def search(self, searches: Any, read_level: ReadLevel = ReadLevel.INDEX_AND_WAL) -> SearchResult:
+        """The answers of one ``Search`` or a list of them: filtered, ranked by an expression, grouped, cut to a page. Best first.
+
+        Scores are smaller for better records. Texts in ``Knn`` are embedded, one after the other.
+        read_level  what a server may miss; not needed here, where every search sees all that was committed before it
+        Raises      TypeError, ValueError, InvalidArgumentError; no search has been run then
+        """
+        level = ReadLevel(read_level)
+
+        def ask(rebuilt: int) -> SearchResult:
+            embedded = [self._embed_search_string_queries(each) for each in validate.as_list(searches) or ()]
+            with self._engine.table(self.id, rebuilt=rebuilt):
+                for each in embedded:
+                    check_filter(self._entry.schema, answer.condition(each))
+                return self._engine.search(self.id, embedded, self._sparse_settings, level)
+
+        return self._current(ask)
 
     def delete(
         self,
@@ -161,13 +210,16 @@ class Collection(CollectionCommon):
             if wanted is not None:
                 validate.check_ids(wanted)
             expr = _expr(where, where_document)
+        check_filter(self._entry.schema, expr)
         written = self._engine.delete(self.id, expr, wanted, limit)
         return DeleteResult(deleted=len(wanted) if wanted is not None and expr is None else written.removed)
 
-    def count(self) -> int:
-        """How many records there are."""
-        with self._engine.table(self.id) as table:
-            return table.count()
+    def count(self, read_level: ReadLevel = ReadLevel.INDEX_AND_WAL) -> int:
+        """How many records there are.
+
+        read_level  what a server may miss; not needed here, where every count sees all that was committed before it. Raises ValueError for another value
+        """
+        return self._engine.count(self.id, ReadLevel(read_level))
 
     def modify(
         self,
@@ -183,39 +235,131 @@ class Collection(CollectionCommon):
             if "hnsw:space" in metadata:
                 raise ValueError("Changing the distance function of a collection once it is created is not supported currently.")
             metadata = validate.collection_metadata(metadata)
-        changed = None if not configuration else collection_configuration.updated(self._entry.configuration, configuration)
-        self._engine.entry(self.id)
-        self._entry = self._engine.catalog.change(
-            self.id,
-            name=name,
-            metadata=metadata,
-            configuration=changed,
-            params=None if changed is None else collection_configuration.graph_params(changed),
-        )
-        self._stored_function = None
+        now = self._engine.entry(self.id)
+        changed = None if not configuration else collection_configuration.updated(now.configuration, configuration)
+        self._entry = self._engine.modify(now, name=name, metadata=metadata, configuration=changed)
+
+    def attach_function(
+        self, function: Function | str, name: str, output_collection: str, params: dict[str, Any] | None = None
+    ) -> tuple[AttachedFunction, bool]:
+        """Let the server run a function over this collection; the function, and whether it is new.
+
+        Raises NotImplementedError for an embedded collection, what the server raises for another.
+        """
+        named = function.value if isinstance(function, Function) else function
+        return self._engine.functions.attach(self.id, named, name, output_collection, params)
+
+    def get_attached_function(self, name: str) -> AttachedFunction:
+        """The attached function of this name. Raises NotFoundError, and as ``attach_function`` does."""
+        return self._engine.functions.get(self.id, name)
+
+    def detach_function(self, name: str, delete_output_collection: bool = False) -> bool:
+        """Stop a function; its results go too if asked. Raises as ``attach_function`` does."""
+        return self._engine.functions.detach(self.id, name, delete_output_collection)
 
     def embed_queries(self, texts: Any) -> Vectors:
         """The vectors [q, dim] that ``query(query_texts=texts)`` would search for."""
         with validate.within("embed_queries"):
             wanted = validate.as_list(texts)
             validate.check_documents(wanted, nullable=False)
-            return self._embed(wanted, query=True)
 
-    def wait_indexed(self) -> None:
+        def embed(rebuilt: int) -> Vectors:
+            with validate.within("embed_queries"):
+                vectors = self._embed(wanted, is_query=True)
+            with self._engine.table(self.id, rebuilt=rebuilt):
+                return vectors
+
+        return self._current(embed)
+
+    def wait_indexed(self, *, progress: Progress = None) -> None:
         """Return when every committed record is in every index. Queries find all records before that too, only slower.
 
+        progress  as in ``add``, of records
         Raises what building an index raised.
         """
+        with listener(progress, desc="indexing") as tell, self._engine.table(self.id) as table:
+            table.wait_indexed(tell)
+
+    def get_indexing_status(self) -> IndexingStatus:
+        """How far the indexes have come. Queries find every record before that too, only slower. Raises NotFoundError."""
         with self._engine.table(self.id) as table:
-            table.wait_indexed()
+            return IndexingStatus(**table.indexing_status())
+
+    def fork(self, new_name: str) -> Collection:
+        """A new collection with the records and settings of this one. From then on each goes its own way.
+
+        Raises   NotFoundError, AlreadyExistsError, InvalidArgumentError; nothing was made then
+        Cost     one small transaction, whatever the size: both read the same files until one of them is written. The first write to
+                 either copies the files, where the file system cannot share their blocks
+        """
+        names.check_collection(new_name, "new_name")
+        return type(self)(self._engine, self._engine.fork(self.id, new_name), self._embedding_function, self._data_loader)
+
+    def fork_count(self) -> int:
+        """How many forks there are of this collection, or of the one that it is a fork of in the end. Deleted ones are not counted."""
+        return self._engine.fork_count(self.id)
+
+    def reembed(
+        self,
+        embedding_function: EmbeddingFunction[Any],
+        *,
+        batch_size: int = 1024,
+        progress: Progress = None,
+    ) -> None:
+        """Embed every record anew with another function, which is the collection's from then on. Vectors may get another length.
+
+        Documents are embedded; where there is none, what the uri points to. Ids, documents, metadata, uris and their order stay, and so
+        does the distance, unless the function does not support it: then the function's default is taken. Readers and writers go on
+        meanwhile; at the end all is switched at once. A call that was interrupted or killed is gone on with by the next one with the
+        same function and configuration; ``reembed_abort`` gives up what it has left.
+
+        batch_size  records that are embedded and written at once; a crash loses no more
+        progress    as in ``add``, of records
+        Raises      InvalidArgumentError if a record has nothing to be embedded, StoreBusy if another call is at work, and what the
+                    function raises; the collection is as it was then
+        Cost        one vector a record, and the disk of a second copy until the end. Writers wait at the end for the last changes
+        """
+        validate_embedding_function(embedding_function)
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+        vectors_of = reembed.Reembedding(embedding_function, self._data_loader)
+        with self._engine.table(self.id) as table:
+            missing, total = table.undocumented(), table.count()
+            if missing and self._data_loader is not None:
+                records = table.fetch(None, frozenset({Column.DOCUMENT, Column.URI}))
+                pairs = zip(records.documents or (), records.uris or (), strict=True)
+                missing = sum(document is None and uri is None for document, uri in pairs)
+        vectors_of.check(missing, total)
+        changes = reembed.changes(self._engine.entry(self.id).configuration, embedding_function)
+        self._successor = embedding_function, changes["configuration"]["embedding_function"]
+        try:
+            key = reembed.key(changes)
+            with listener(progress, desc="embedding anew") as tell:
+                self._engine.rebuild(self.id, vectors_of, key, changes, batch_size=batch_size, progress=tell)
+            self._catch_up()
+        finally:
+            self._successor = None, None
+
+    def reembed_abort(self) -> bool:
+        """Give up what an interrupted ``reembed`` has left, and its disk; whether there was any. Raises StoreBusy while one is at work."""
+        return self._engine.abandon(self.id)
 
     def compact(self) -> None:
         """Give back the disk and memory of deleted and replaced records. Queries go on meanwhile, writers wait."""
         self._engine.compact(self.id)
 
-    def _write(self, given: validate.Given, vectors: Vectors | None, mode: Mode) -> None:
-        batch = RecordBatch(given.ids, vectors, given.documents, given.metadatas, given.uris)
-        self._engine.write(self.id, batch, mode)
+    def _write(self, given: validate.Given, embeddable: tuple[str, ...], mode: Mode, progress: Progress) -> None:
+        with validate.within(str(mode)):
+            metadatas = sparse.filled(self._sparse_keys(), given.metadatas, given.documents)
+
+        def write(rebuilt: int) -> None:
+            with validate.within(str(mode)):
+                vectors = self._vectors(given, embeddable, progress) if embeddable else given.vectors
+            batch = RecordBatch(given.ids, vectors, given.documents, metadatas, given.uris)
+            with self._explained(vectors is given.vectors):
+                self._engine.write(self.id, batch, mode, rebuilt=None if vectors is given.vectors else rebuilt)
+
+        self._current(write)
 
 
 def _expr(where_filter: Where | None, where_document: WhereDocument | None) -> Expr | None:

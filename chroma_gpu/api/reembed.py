@@ -1,0 +1,74 @@
+"""Reembed: what another embedding function changes in a collection, and the vectors it makes of records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from chroma_gpu.api import collection_configuration
+from chroma_gpu.api.types import DataLoader, EmbeddingFunction, Loadable
+from chroma_gpu.embed import embed_texts
+from chroma_gpu.errors import InvalidArgumentError
+from chroma_gpu.records import RecordBatch, Vectors
+
+
+class Reembedding:
+    """Makes the vectors of records: of their documents, and of what their uris point to where there is no document.
+
+    loader  loads what uris point to; without one every record needs a document
+    """
+
+    def __init__(self, function: EmbeddingFunction[Any], loader: DataLoader[Loadable] | None) -> None:
+        self._function = function
+        self._loader = loader
+
+    def check(self, missing: int, total: int) -> None:
+        """Raises InvalidArgumentError if some records have nothing to be embedded."""
+        if missing:
+            needed = "a document" if self._loader is None else "a document or a uri"
+            raise InvalidArgumentError(
+                f"{missing:,} of {total:,} records do not have {needed}, so they cannot be embedded.",
+                hint="Update them with documents, or delete them, then call again.",
+            )
+
+    def __call__(self, batch: RecordBatch) -> Vectors:
+        documents, uris = batch.documents or (), batch.uris or ()
+        texts = [at for at, document in enumerate(documents) if document is not None]
+        loaded = [at for at, uri in enumerate(uris) if documents[at] is None and uri is not None and self._loader is not None]
+        self.check(len(batch) - len(texts) - len(loaded), len(batch))
+        parts = []
+        if texts:
+            parts.append(embed_texts(self._function, [documents[at] for at in texts], progress=False))
+        if loaded and self._loader is not None:
+            parts.append(embed_texts(self._function, self._loader(uris=[str(uris[at]) for at in loaded]), progress=False))
+        made = np.concatenate(parts)
+        vectors = np.empty_like(made)
+        vectors[[*texts, *loaded]] = made
+        return vectors
+
+
+def changes(stored: Mapping[str, Any], function: EmbeddingFunction[Any]) -> dict[str, Any]:
+    """What changes in a collection with this configuration: the function, and the distance if the function does not support it."""
+    known = collection_configuration.stored_function(function)
+    kind = "hnsw" if stored.get("hnsw") is not None else "spann"
+    index = dict(stored[kind])
+    if known is not None and known["type"] == "known" and index["space"] not in function.supported_spaces():
+        index["space"] = function.default_space()
+    new = {**stored, kind: index, "embedding_function": known}
+    return {"configuration": new, "metric": collection_configuration.metric(new)}
+
+
+def key(changed: Mapping[str, Any]) -> str:
+    """What is equal for two calls if the vectors of one can be used by the other.
+
+    A function that cannot be written down is like no other: what it leaves unfinished is begun anew.
+    """
+    function = changed["configuration"]["embedding_function"]
+    if function is None or function["type"] != "known":
+        return uuid.uuid4().hex
+    return hashlib.sha256(json.dumps(function, sort_keys=True).encode()).hexdigest()

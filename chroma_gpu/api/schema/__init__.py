@@ -1,0 +1,1 @@
+"""Schema: which indexes a collection has by metadata key, and how its vectors are made."""

@@ -1,0 +1,1 @@
+"""Chroma's place for its search expressions."""

@@ -1,0 +1,7 @@
+"""Chroma's name of this module; what is in it lives in ``chroma_gpu.embed.openai_like``."""
+
+from __future__ import annotations
+
+from chroma_gpu.embed.openai_like import BasetenEmbeddingFunction
+
+__all__ = ["BasetenEmbeddingFunction"]
