@@ -158,5 +158,14 @@ assert not isinstance(client, chromadb.Collection) and not isinstance(collection
 admin = chroma_gpu.AdminClient()
 assert isinstance(admin, chromadb.api.AdminAPI) and isinstance(admin, chroma_gpu.AdminAPI)
 client.close()
+
+import asyncio, chromadb.api.async_client, chromadb.api.models.AsyncCollection
+async def awaited():
+    client = await chroma_gpu.AsyncEphemeralClient()
+    collection = await client.create_collection("other")
+    assert isinstance(client, chromadb.api.AsyncClientAPI) and not isinstance(client, chromadb.ClientAPI)
+    assert isinstance(collection, chromadb.api.models.AsyncCollection.AsyncCollection)
+    await client.close()
+asyncio.run(awaited())
 """
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TypeVar
 
+from chroma_gpu.api import foreign
 from chroma_gpu.api.awaited import awaited, awaited_as, in_thread
 from chroma_gpu.api.client import AdminClient, Client
 from chroma_gpu.api.interfaces import AsyncAdminAPI, AsyncClientAPI
@@ -26,6 +27,8 @@ class AsyncClient(AsyncClientAPI):
 
     def __init__(self, client: Client) -> None:
         self._sync = client
+
+    __class__ = foreign.stands_for("chromadb.api.async_client", "AsyncClient")
 
     @classmethod
     async def create(

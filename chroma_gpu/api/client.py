@@ -59,6 +59,11 @@ class Client(SharedSystemClient, ClientAPI):
         """Chroma's name for what a client stands on."""
         return self._engine
 
+    @property
+    def _admin_client(self) -> AdminClient:
+        """Tenants and databases of the same engine; of no use after this client is closed."""
+        return AdminClient._of(self._engine, self._settings)
+
     @classmethod
     def from_system(cls, system: System, tenant: str = DEFAULT_TENANT, database: str = DEFAULT_DATABASE) -> Client:
         """A client of the engine that a system names."""
@@ -231,9 +236,8 @@ class Client(SharedSystemClient, ClientAPI):
         self.tenant, self.database = tenant or DEFAULT_TENANT, database or DEFAULT_DATABASE
 
     def _validate_tenant_database(self, tenant: str, database: str) -> None:
-        admin = AdminClient._of(self._engine, self._settings)
-        admin.get_tenant(tenant)
-        admin.get_database(database, tenant)
+        self._admin_client.get_tenant(tenant)
+        self._admin_client.get_database(database, tenant)
 
 
 class AdminClient(SharedSystemClient, AdminAPI):
@@ -259,9 +263,9 @@ class AdminClient(SharedSystemClient, AdminAPI):
 
     @classmethod
     def _of(cls, engine: Backend, settings: Settings) -> AdminClient:
-        """One that borrows the engine of a client, to look names up."""
+        """One that borrows the engine of a client, and so has nothing to close."""
         admin = cls.__new__(cls)
-        admin._settings, admin._engine = settings, engine
+        admin._settings, admin._system, admin._engine = settings, System(settings), engine
         return admin
 
     def create_database(self, name: str, tenant: str = DEFAULT_TENANT) -> None:

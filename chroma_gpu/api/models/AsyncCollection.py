@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from chroma_gpu.api import collection_configuration
+from chroma_gpu.api import collection_configuration, foreign
 from chroma_gpu.api.awaited import awaited, awaited_as, in_thread
 from chroma_gpu.api.models.Collection import Collection
 from chroma_gpu.api.schema.reconcile import schema_of
@@ -22,6 +22,8 @@ class AsyncCollection:
 
     def __init__(self, collection: Collection) -> None:
         self._sync = collection
+
+    __class__ = foreign.stands_for("chromadb.api.models.AsyncCollection", "AsyncCollection")
 
     add = awaited(Collection.add)
     update = awaited(Collection.update)
