@@ -74,12 +74,14 @@ def act_and_kill(path, processes, rounds, seed):
     moments, models, step = random.Random(seed), {}, 0
     for number in range(rounds):
         process, pipe = started(processes, children.act_until_killed, path, seed, step, models)
-        if number % 4:
-            assert pipe.recv() == "open", f"seed {seed}, round {number}"
+        begun = [pipe.recv()] if number % 4 else []
+        assert begun in ([], ["open"]), f"seed {seed}, round {number}"
+        if number % 2:  # in every second round at least one step is done, however slow the machine is
+            begun.append(pipe.recv())
         time.sleep(moments.uniform(0, 0.1))
         process.kill()
         process.join()
-        for _ in [each for each in received(pipe) if each != "open"]:
+        for _ in [each for each in [*begun, *received(pipe)] if each != "open"]:
             children.apply(models, step, *children.step_of(seed, step, models))
             step += 1
         with closing(children.open_engine(path)) as engine:
@@ -91,7 +93,7 @@ def act_and_kill(path, processes, rounds, seed):
             assert [list(each) for each in found.values()] == [list(models[name]) for name in found]
             if number % 5 == 0:
                 assert_sound(path, engine)
-    assert step > rounds // 2
+    assert step >= rounds // 2
 
 
 def test_a_rebuild_survives_kill_9_and_goes_on(tmp_path, processes):
