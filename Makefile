@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := demo-data
 
-.PHONY: demo test conformance check lint types bench gpu-check soak clean
+.PHONY: demo test conformance integrations check lint types bench gpu-check soak clean
 
 # torch comes first and by its exact version, so that nothing else decides which build of it is taken.
 $(VENV)/.torch: constraints.txt
@@ -40,6 +40,14 @@ test: $(VENV)/.test
 conformance: $(VENV)/.test
 	$(BIN)/python tests/conformance/run.py
 
+# LangChain, LlamaIndex and Haystack as they are, with chroma_gpu under the name chromadb, which is not installed there.
+integrations:
+	test -x .venv-integrations/bin/python || $(PYTHON) -m venv .venv-integrations
+	.venv-integrations/bin/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)" -c constraints.txt
+	.venv-integrations/bin/python -m pip install --quiet -e '.[cpu]' -r tests/integrations/requirements.txt
+	.venv-integrations/bin/python -m pip install --quiet --no-deps -r tests/integrations/stores.txt
+	.venv-integrations/bin/python -m pytest -q -p chroma_gpu.as_chromadb -c /dev/null --rootdir tests/integrations -o asyncio_mode=auto tests/integrations/*_cases.py
+
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -64,4 +72,4 @@ gpu-check: $(VENV)/.test $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py --peers faiss --rows 50000
 
 clean:
-	rm -rf $(VENV) $(DEMO) build *.egg-info
+	rm -rf $(VENV) .venv-integrations $(DEMO) build *.egg-info
