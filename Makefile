@@ -46,7 +46,7 @@ integrations:
 	.venv-integrations/bin/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)" -c constraints.txt
 	.venv-integrations/bin/python -m pip install --quiet -e '.[cpu]' -r tests/integrations/requirements.txt
 	.venv-integrations/bin/python -m pip install --quiet --no-deps -r tests/integrations/stores.txt
-	.venv-integrations/bin/python -m pytest -q -p chroma_gpu.as_chromadb -c /dev/null --rootdir tests/integrations -o asyncio_mode=auto tests/integrations/*_cases.py
+	.venv-integrations/bin/python -m pytest -q -p chroma_gpu.as_chromadb -c /dev/null --noconftest --rootdir tests/integrations -o asyncio_mode=auto tests/integrations/*_cases.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
