@@ -9,7 +9,7 @@ import types
 import pytest
 from embed.services import KEY, Service
 
-from chroma_gpu.embed import google, remote
+from chroma_gpu.embed.services import google, remote
 
 
 @pytest.fixture

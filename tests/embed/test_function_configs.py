@@ -13,7 +13,8 @@ import pytest
 from chromadb.utils.embedding_functions import chroma_cloud_qwen_embedding_function as their_qwen
 from chromadb.utils.embedding_functions import schemas as their_schemas
 
-from chroma_gpu.embed import PROVIDERS, SPARSE_PROVIDERS, EmbeddingFunction, SparseEmbeddingFunction, chroma_cloud, configs
+from chroma_gpu.embed import PROVIDERS, SPARSE_PROVIDERS, EmbeddingFunction, SparseEmbeddingFunction, configs
+from chroma_gpu.embed.services import chroma_cloud
 from chroma_gpu.errors import MissingDependency
 from chroma_gpu.utils import embedding_functions as ours
 from chroma_gpu.utils.embedding_functions import schemas

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from embed.services import KEY, MINE, TEXTS, Answer, data, vector
 
-from chroma_gpu.embed import remote
+from chroma_gpu.embed.services import remote
 from chroma_gpu.errors import EmbeddingFailed, MissingDependency
 from chroma_gpu.utils import embedding_functions as ef
 

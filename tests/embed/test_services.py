@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from embed.services import KEY, MINE, ROWS, TEXTS, Answer, data, vector
 
-from chroma_gpu.embed import chroma_cloud, images
+from chroma_gpu.embed import images
+from chroma_gpu.embed.services import chroma_cloud
 from chroma_gpu.errors import EmbeddingFailed, MissingDependency
 from chroma_gpu.records import SparseVector
 from chroma_gpu.utils import embedding_functions as ef

@@ -19,22 +19,30 @@ from chroma_gpu.embed import (
 
 if TYPE_CHECKING:
     from chroma_gpu.embed.bm25 import ChromaBm25EmbeddingFunction
-    from chroma_gpu.embed.brought import (
+    from chroma_gpu.embed.clip import OpenCLIPEmbeddingFunction
+    from chroma_gpu.embed.hashing import HashingEmbeddingFunction
+    from chroma_gpu.embed.local import (
+        DefaultEmbeddingFunction,
+        InstructorEmbeddingFunction,
+        SentenceTransformerEmbeddingFunction,
+        StaticEmbeddingFunction,
+        Text2VecEmbeddingFunction,
+    )
+    from chroma_gpu.embed.minilm import ONNXMiniLM_L6_V2
+    from chroma_gpu.embed.services.brought import (
         AmazonBedrockEmbeddingFunction,
         ChromaLangchainEmbeddingFunction,
         create_langchain_embedding,
     )
-    from chroma_gpu.embed.chroma_cloud import ChromaCloudQwenEmbeddingFunction, ChromaCloudSpladeEmbeddingFunction
-    from chroma_gpu.embed.clip import OpenCLIPEmbeddingFunction
-    from chroma_gpu.embed.google import (
+    from chroma_gpu.embed.services.chroma_cloud import ChromaCloudQwenEmbeddingFunction, ChromaCloudSpladeEmbeddingFunction
+    from chroma_gpu.embed.services.google import (
         GoogleGeminiEmbeddingFunction,
         GoogleGenaiEmbeddingFunction,
         GoogleGenerativeAiEmbeddingFunction,
         GooglePalmEmbeddingFunction,
         GoogleVertexEmbeddingFunction,
     )
-    from chroma_gpu.embed.hashing import HashingEmbeddingFunction
-    from chroma_gpu.embed.hosted import (
+    from chroma_gpu.embed.services.hosted import (
         CloudflareWorkersAIEmbeddingFunction,
         CohereEmbeddingFunction,
         HuggingFaceEmbeddingFunction,
@@ -46,15 +54,7 @@ if TYPE_CHECKING:
         OllamaEmbeddingFunction,
         RoboflowEmbeddingFunction,
     )
-    from chroma_gpu.embed.local import (
-        DefaultEmbeddingFunction,
-        InstructorEmbeddingFunction,
-        SentenceTransformerEmbeddingFunction,
-        StaticEmbeddingFunction,
-        Text2VecEmbeddingFunction,
-    )
-    from chroma_gpu.embed.minilm import ONNXMiniLM_L6_V2
-    from chroma_gpu.embed.openai_like import (
+    from chroma_gpu.embed.services.openai_like import (
         BasetenEmbeddingFunction,
         MistralEmbeddingFunction,
         MorphEmbeddingFunction,
@@ -72,10 +72,10 @@ if TYPE_CHECKING:
 _OURS: Final = ("HashingEmbeddingFunction", "StaticEmbeddingFunction")
 _HOMES: Final = {
     **{path.partition(":")[2]: path.partition(":")[0] for path in (*PROVIDERS.values(), *SPARSE_PROVIDERS.values())},
-    "GoogleGenaiEmbeddingFunction": "google",
-    "JinaQueryConfig": "hosted",
-    "NomicQueryConfig": "hosted",
-    "create_langchain_embedding": "brought",
+    "GoogleGenaiEmbeddingFunction": "services.google",
+    "JinaQueryConfig": "services.hosted",
+    "NomicQueryConfig": "services.hosted",
+    "create_langchain_embedding": "services.brought",
 }
 
 __all__ = [

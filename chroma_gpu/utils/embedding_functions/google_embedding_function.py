@@ -1,8 +1,8 @@
-"""Chroma's name of this module; what is in it lives in ``chroma_gpu.embed.google``."""
+"""Chroma's name of this module; what is in it lives in ``chroma_gpu.embed.services.google``."""
 
 from __future__ import annotations
 
-from chroma_gpu.embed.google import (
+from chroma_gpu.embed.services.google import (
     GoogleGeminiEmbeddingFunction,
     GoogleGenaiEmbeddingFunction,
     GoogleGenerativeAiEmbeddingFunction,

@@ -1,7 +1,7 @@
-"""Chroma's name of this module; what is in it lives in ``chroma_gpu.embed.openai_like``."""
+"""Chroma's name of this module; what is in it lives in ``chroma_gpu.embed.services.openai_like``."""
 
 from __future__ import annotations
 
-from chroma_gpu.embed.openai_like import MorphEmbeddingFunction
+from chroma_gpu.embed.services.openai_like import MorphEmbeddingFunction
 
 __all__ = ["MorphEmbeddingFunction"]

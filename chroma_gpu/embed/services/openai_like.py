@@ -11,7 +11,7 @@ import numpy as np
 
 from chroma_gpu.embed import Documents
 from chroma_gpu.embed.configs import MODEL_NAME_FIXED
-from chroma_gpu.embed.remote import RemoteEmbeddingFunction, Request, require_key
+from chroma_gpu.embed.services.remote import RemoteEmbeddingFunction, Request, require_key
 
 MORPH_URL: Final = "https://api.morphllm.com/v1"
 

@@ -9,7 +9,7 @@ from urllib.parse import urlparse
 from chroma_gpu.embed import Documents, Embeddable, Space
 from chroma_gpu.embed.configs import MODEL_NAME_FIXED
 from chroma_gpu.embed.images import is_image, png_base64
-from chroma_gpu.embed.remote import AsksDifferently, RemoteEmbeddingFunction, Request, find_key, require_key
+from chroma_gpu.embed.services.remote import AsksDifferently, RemoteEmbeddingFunction, Request, find_key, require_key
 
 JinaQueryConfig: TypeAlias = dict[str, Any]
 """What is sent otherwise for search queries, such as ``{"task": "retrieval.query"}``."""

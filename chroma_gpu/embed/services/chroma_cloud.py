@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 
 from chroma_gpu.config import secret
 from chroma_gpu.embed import Documents, SparseEmbeddingFunction, SparseVectors
-from chroma_gpu.embed.remote import AsksDifferently, Key, Remote, RemoteEmbeddingFunction, Request
+from chroma_gpu.embed.services.remote import AsksDifferently, Key, Remote, RemoteEmbeddingFunction, Request
 from chroma_gpu.embed.sparse import sorted_vector
 
 EMBED_URL: Final = "https://embed.trychroma.com"

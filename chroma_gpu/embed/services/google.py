@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final
 
 from chroma_gpu.embed import Documents
 from chroma_gpu.embed.configs import MODEL_NAME_FIXED, Configured, fields
-from chroma_gpu.embed.remote import RemoteEmbeddingFunction, Request, find_key, require_key
+from chroma_gpu.embed.services.remote import RemoteEmbeddingFunction, Request, find_key, require_key
 from chroma_gpu.errors import EmbeddingFailed, MissingDependency
 
 _GEMINI_URL: Final = "https://generativelanguage.googleapis.com/v1beta"
