@@ -13,6 +13,7 @@ What changes in the process: ``chroma_gpu.__version__``, which is now ``chromadb
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib import import_module, util
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -36,6 +37,35 @@ def install() -> None:
     sys.meta_path.insert(0, _Alias())
     chroma_gpu.__version__ = chroma_gpu.compat_version
     import_module(_FROM)
+
+
+def install_with_children() -> None:
+    """``install``, here and in every process that multiprocessing starts from here, whichever way. Raises as ``install``."""
+    install()
+    from multiprocessing import spawn
+
+    prepared = spawn.get_preparation_data
+    if isinstance(prepared, _Prepared):
+        return
+    # What a new process reads of its parent comes before all code of the program.
+    spawn.get_preparation_data = _Prepared(prepared)
+
+
+class _Prepared:
+    """multiprocessing's description of a process to start, with the alias in it."""
+
+    def __init__(self, prepared: Callable[[str], dict[str, object]]) -> None:
+        self._prepared = prepared
+
+    def __call__(self, name: str) -> dict[str, object]:
+        return {**self._prepared(name), _TO: _Installs()}
+
+
+class _Installs:
+    """Installs the alias where it is unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        return install_with_children, ()
 
 
 class _Alias(MetaPathFinder, Loader):

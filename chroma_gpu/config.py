@@ -179,7 +179,8 @@ def _chroma_default(name: str, kind: type, default: Any) -> Any:
             return _checked(name, text, False)
         return json.loads(text) if kind in (dict, list) else kind(text)
     except ValueError as error:
-        raise ValueError(f"the environment variable {name.upper()} must be a {kind.__name__}, got {text!r}") from error
+        got = "text of another form" if kind is dict else repr(text)  # headers hold secrets
+        raise ValueError(f"the environment variable {name.upper()} must be a {kind.__name__}, got {got}") from error
 
 
 def _checked(name: str, value: Any, default: Any) -> Any:

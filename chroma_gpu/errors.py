@@ -19,7 +19,7 @@ Names that Chroma has keep Chroma's names and their place in its tree, so that e
     │   └── UnknownID                 an id to search among that no record has
     └── EngineError                   what only this package can say
         ├── ClosedError               the client was closed
-        ├── EmbeddingFailed           an embedding function raised or returned something unusable
+        ├── EmbeddingFailed           an embedding function failed or returned something unusable
         │   └── ModelNotFound         no source of the model could be reached
         ├── MissingDependency         (also ImportError) an extra is not installed
         ├── AliasError                (also ImportError) the real chromadb is imported already
@@ -223,7 +223,7 @@ class ClosedError(EngineError):
 
 
 class EmbeddingFailed(EngineError):
-    """An embedding function raised, or returned something unusable. The batch was not written."""
+    """An embedding function of this package failed, or any returned something unusable. The batch was not written."""
 
 
 class ModelNotFound(EmbeddingFailed):

@@ -6,6 +6,7 @@ never used again before compaction). Ids exist in the API and in the store's id 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -52,9 +53,11 @@ class SparseVector:
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> SparseVector:
-        """What ``to_dict`` gave. Raises ValueError for another type tag."""
+        """What ``to_dict`` gave. Raises ValueError for another type tag, or if indices or values are missing."""
         if given.get(TYPE_KEY) != SPARSE_VECTOR_TYPE:
             raise ValueError(f"Expected {TYPE_KEY}='{SPARSE_VECTOR_TYPE}', got {given.get(TYPE_KEY)}")
+        if "indices" not in given or "values" not in given:
+            raise ValueError(f"Expected a sparse vector to have indices and values, got {', '.join(map(str, given))}")
         return cls(given["indices"], given["values"], given.get("tokens"))
 
     def _check(self) -> None:
@@ -87,8 +90,12 @@ class SparseVector:
                 )
             before = index
         for at, value in enumerate(self.values):
-            if not isinstance(value, int | float):
+            if isinstance(value, float):
+                continue
+            if not isinstance(value, int):
                 raise ValueError(f"SparseVector values must be numbers, got {type(value).__name__} at position {at}")
+            if abs(value) > sys.float_info.max:
+                raise ValueError(f"SparseVector values must fit into a float, got an int that does not at position {at}")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SparseVector):

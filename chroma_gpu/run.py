@@ -10,7 +10,10 @@ USAGE = "usage: python -m chroma_gpu.run SCRIPT [ARG ...]\n       python -m chro
 
 
 def main() -> int:
-    """Run what the command line names, as ``python`` would. Returns 2 if it names nothing."""
+    """Run what the command line names, as ``python`` would. Returns 2 if it names nothing.
+
+    The alias holds in processes that multiprocessing starts too, however it starts them; not in other programs that are started.
+    """
     given = sys.argv[1:]
     module = given[:1] == ["-m"]
     if len(given) < 1 + module or given[0] in ("-h", "--help"):
@@ -18,13 +21,13 @@ def main() -> int:
         return 2
     from chroma_gpu import as_chromadb
 
-    as_chromadb.install()
+    as_chromadb.install_with_children()
     sys.argv = given[module:]
     if module:
-        sys.path.insert(0, "")
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     else:
-        sys.path.insert(0, str(Path(sys.argv[0]).resolve().parent))
+        if not sys.flags.safe_path:  # in the place of the current directory, as for any script
+            sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
         runpy.run_path(sys.argv[0], run_name="__main__")
     return 0
 

@@ -59,13 +59,15 @@ USED = {
     "chromadb.api.models.Collection": "Collection",
     "chromadb.api.types": """
         CollectionMetadata DataLoader Document Documents Embeddable EmbeddingFunction Embeddings GetResult ID Include
-        Loadable Metadata OneOrMany QueryResult Space Where WhereDocument validate_where validate_where_document
+        Loadable Metadata OneOrMany QueryResult Space Vector Where WhereDocument is_document is_image validate_where
+        validate_where_document
     """,
     "chromadb.auth.basic_authn": "BasicAuthClientProvider",
     "chromadb.config": "Settings",
     "chromadb.errors": "InvalidDimensionException NotFoundError",
-    "chromadb.utils": "embedding_functions",
+    "chromadb.utils": "data_loaders embedding_functions",
     "chromadb.utils.batch_utils": "create_batches",
+    "chromadb.utils.data_loaders": "ImageLoader",
     "chromadb.utils.embedding_functions": """
         CohereEmbeddingFunction DefaultEmbeddingFunction GooglePalmEmbeddingFunction GoogleVertexEmbeddingFunction
         HuggingFaceEmbeddingFunction InstructorEmbeddingFunction JinaEmbeddingFunction ONNXMiniLM_L6_V2

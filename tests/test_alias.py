@@ -35,6 +35,18 @@ def run(code: str, *, hide: bool = False) -> str:
     return done.stdout.strip()
 
 
+def ran(where: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """What ``python -m chroma_gpu.run`` comes to, in a directory."""
+    return subprocess.run(
+        [sys.executable, "-m", "chroma_gpu.run", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=where,
+        env=os.environ | {"PYTHONPATH": str(HERE.parent)},
+    )
+
+
 @pytest.mark.parametrize("hide", [False, True], ids=["installed", "not installed"])
 def test_modules_and_classes_are_the_same_objects(hide):
     run(
@@ -124,15 +136,40 @@ def test_run_runs_a_program_under_the_alias(tmp_path, form):
         "import sys, chromadb, beside\nassert __name__ == '__main__'\nprint(chromadb.__name__, beside.value, sys.argv[1:])\nsys.exit(3)\n"
     )
     which = [str(tmp_path / "program.py")] if form == "script" else ["-m", "program"]
-    done = subprocess.run(
-        [sys.executable, "-m", "chroma_gpu.run", *which, "a", "-b"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(HERE.parent)},
-    )
+    done = ran(tmp_path, *which, "a", "-b")
     assert (done.returncode, done.stdout) == (3, "chroma_gpu 7 ['a', '-b']\n"), done.stderr
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_run_holds_in_processes_that_multiprocessing_starts(tmp_path, method):
+    """And in those that they start; before anything of the program runs there."""
+    (tmp_path / "program.py").write_text(
+        "import chromadb, multiprocessing\n"
+        "def work(deeper, said):\n"
+        "    said.put(chromadb.__name__)\n"
+        "    if deeper:\n"
+        "        start(deeper - 1, said)\n"
+        "def start(deeper, said):\n"
+        "    process = context.Process(target=work, args=(deeper, said))\n"
+        "    process.start(), process.join()\n"
+        f"context = multiprocessing.get_context('{method}')\n"
+        "if __name__ == '__main__':\n"
+        "    said = context.Queue()\n"
+        "    start(1, said)\n"
+        "    print(said.get(timeout=30), said.get(timeout=30))\n"
+    )
+    done = ran(tmp_path, str(tmp_path / "program.py"))
+    assert (done.returncode, done.stdout) == (0, "chroma_gpu chroma_gpu\n"), done.stderr
+
+
+def test_run_leaves_the_current_directory_out_of_a_scripts_path(tmp_path):
+    """As python does: a file there could stand before a module of the same name."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "program.py").write_text(
+        "import sys\nprint(sys.path[0], [each for each in sys.path if 'elsewhere' in each or not each])\n"
+    )
+    done = ran(tmp_path / "elsewhere", str(tmp_path / "program.py"))
+    assert done.stdout == f"{tmp_path} []\n", done.stderr
 
 
 def test_run_says_how_it_is_used():

@@ -33,9 +33,16 @@ async def in_thread(call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) 
 
     If the waiting task is cancelled, a call that has not begun never does; one that has begun goes on to its end, unheard.
     """
+    # A call that a running one waits for, say of an embedding function that asks the loop, must not queue behind its like.
+    nested = _in_worker.get()
+    workers = ThreadPoolExecutor(1) if nested else _workers(os.getpid())
     context = contextvars.copy_context()
-    work = functools.partial(context.run, call, *args, **kwargs)
-    return await asyncio.get_running_loop().run_in_executor(_workers(os.getpid()), work)
+    context.run(_in_worker.set, True)
+    work = functools.partial(context.run, _outcome, functools.partial(call, *args, **kwargs))
+    waiting = asyncio.get_running_loop().run_in_executor(workers, work)
+    if nested:
+        workers.shutdown(wait=False)
+    return await waiting
 
 
 def awaited(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[Holder[S], P], Coroutine[Any, Any, T]]:
@@ -61,6 +68,18 @@ def awaited_as(
         return call
 
     return change
+
+
+def _outcome(call: Callable[[], T]) -> T:
+    """The result of a call. Raises what it raises; StopIteration, which a future never hands on, as RuntimeError, as generators do."""
+    try:
+        return call()
+    except StopIteration as error:
+        raise RuntimeError("a call raised StopIteration") from error
+
+
+_in_worker: Final = contextvars.ContextVar("_in_worker", default=False)
+"""Whether a worker of ours waits for what runs in this context."""
 
 
 @functools.cache

@@ -231,8 +231,16 @@ class Backend(Protocol):
         """Remove the records that satisfy ``expr`` and are among ``ids``, ``limit`` of them at most."""
         ...
 
-    def search(self, collection: UUID, searches: Sequence[Search], sparse: SparseSettings, read_level: ReadLevel) -> SearchResult:
-        """The answers of searches without texts; ``sparse`` tells how the sparse indexes weigh."""
+    def search(
+        self,
+        collection: UUID,
+        searches: Sequence[Search],
+        sparse: SparseSettings,
+        read_level: ReadLevel,
+        *,
+        rebuilt: int | None = None,
+    ) -> SearchResult:
+        """The answers of searches without texts; ``sparse`` tells how the sparse indexes weigh, ``rebuilt`` is as in ``table``."""
         ...
 
     @property
@@ -257,7 +265,7 @@ class Backend(Protocol):
         collection: UUID,
         vectors_of: VectorsOf,
         key: str,
-        changes: Mapping[str, Any],
+        changes: Callable[[Entry], Mapping[str, Any]],
         *,
         batch_size: int,
         progress: Callable[[int, int], object] | None = None,

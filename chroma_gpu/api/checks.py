@@ -143,3 +143,13 @@ def _packed(embedding: Any) -> str:
 
 def _sparse(value: Any) -> Any:
     return SparseVector.from_dict(value) if isinstance(value, dict) and TYPE_KEY in value else value
+
+
+def is_document(target: Any) -> bool:
+    """Whether the value is a text."""
+    return isinstance(target, str)
+
+
+def is_image(target: Any) -> bool:
+    """Whether the value is an array of two dimensions or more."""
+    return isinstance(target, np.ndarray) and target.ndim >= 2

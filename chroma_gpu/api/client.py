@@ -157,6 +157,7 @@ class Client(SharedSystemClient, ClientAPI):
 
         Raises NotFoundError, ValueError if another embedding function is given.
         """
+        names.check_str(name)
         entry = self._engine.get_collection(name, self.tenant, self.database)
         return self._opened(entry, embedding_function, data_loader)
 
@@ -172,6 +173,7 @@ class Client(SharedSystemClient, ClientAPI):
 
     def delete_collection(self, name: str) -> None:
         """Remove a collection and give its disk back. Raises NotFoundError."""
+        names.check_str(name)
         self._engine.delete_collection(name, self.tenant, self.database)
 
     def reset(self) -> bool:
@@ -275,10 +277,12 @@ class AdminClient(SharedSystemClient, AdminAPI):
 
     def get_database(self, name: str, tenant: str = DEFAULT_TENANT) -> Database:
         """Raises NotFoundError."""
+        names.check_str(name)
         return self._engine.get_database(name, tenant)
 
     def delete_database(self, name: str, tenant: str = DEFAULT_TENANT) -> None:
         """Remove a database with its collections and give their disk back. Raises NotFoundError."""
+        names.check_str(name)
         self._engine.delete_database(name, tenant)
 
     def list_databases(
@@ -295,6 +299,7 @@ class AdminClient(SharedSystemClient, AdminAPI):
 
     def get_tenant(self, name: str) -> Tenant:
         """Raises NotFoundError."""
+        names.check_str(name)
         return Tenant(name=self._engine.get_tenant(name))
 
     def close(self) -> None:

@@ -168,10 +168,16 @@ class Embedded(Engine):
             return table.count()
 
     def search(
-        self, collection: UUID, searches: Sequence[Search], sparse: answer.SparseSettings, read_level: ReadLevel
+        self,
+        collection: UUID,
+        searches: Sequence[Search],
+        sparse: answer.SparseSettings,
+        read_level: ReadLevel,
+        *,
+        rebuilt: int | None = None,
     ) -> SearchResult:
         """All searches see one table; every one sees all that was committed before it, whatever the read level."""
-        with self.table(collection) as table:
+        with self.table(collection, rebuilt=rebuilt) as table:
             return answer.answered(searches, table, sparse)
 
     @property

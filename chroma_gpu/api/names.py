@@ -11,10 +11,15 @@ from chroma_gpu.errors import InvalidArgumentError
 _NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
 
 
-def check_collection(name: Any, field: str = "name") -> None:
-    """A collection name. Raises TypeError, InvalidArgumentError."""
+def check_str(name: Any, field: str = "name") -> None:
+    """What is looked up by name. Raises TypeError."""
     if not isinstance(name, str):
         raise TypeError(f"argument '{field}': '{type(name).__name__}' object cannot be converted to 'PyString'")
+
+
+def check_collection(name: Any, field: str = "name") -> None:
+    """A collection name. Raises TypeError, InvalidArgumentError."""
+    check_str(name, field)
     parts = name.split("+")
     if len(parts) > 2 or not all(_NAME.fullmatch(part) for part in parts):
         raise InvalidArgumentError(
@@ -31,8 +36,7 @@ def check_collection(name: Any, field: str = "name") -> None:
 
 def check_namespace(kind: str, name: Any) -> None:
     """A tenant or database name: three characters or more. Raises TypeError, InvalidArgumentError."""
-    if not isinstance(name, str):
-        raise TypeError(f"argument 'name': '{type(name).__name__}' object cannot be converted to 'PyString'")
+    check_str(name)
     if len(name) < 3:
         raise InvalidArgumentError(f"{kind} name must be at least 3 characters")
     name.encode()

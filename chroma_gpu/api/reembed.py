@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from chroma_gpu.api import collection_configuration
 from chroma_gpu.api.types import DataLoader, EmbeddingFunction, Loadable
 from chroma_gpu.embed import embed_texts
+from chroma_gpu.engine.catalog import Entry
 from chroma_gpu.errors import InvalidArgumentError
 from chroma_gpu.records import RecordBatch, Vectors
 
@@ -21,11 +21,32 @@ class Reembedding:
     """Makes the vectors of records: of their documents, and of what their uris point to where there is no document.
 
     loader  loads what uris point to; without one every record needs a document
+    stored  the function as the configuration keeps it
     """
 
     def __init__(self, function: EmbeddingFunction[Any], loader: DataLoader[Loadable] | None) -> None:
+        self.stored = collection_configuration.stored_function(function)
         self._function = function
         self._loader = loader
+
+    def key(self) -> str:
+        """What is equal for two calls if the vectors of one can be used by the other.
+
+        A function that cannot be written down is like no other: what it leaves unfinished is begun anew.
+        """
+        if self.stored is None or self.stored["type"] != "known":
+            return uuid.uuid4().hex
+        return hashlib.sha256(json.dumps(self.stored, sort_keys=True).encode()).hexdigest()
+
+    def changes(self, entry: Entry) -> dict[str, Any]:
+        """What changes in a collection's entry: the function, and the distance if the function does not support it."""
+        stored = entry.configuration
+        kind = "hnsw" if stored.get("hnsw") is not None else "spann"
+        index = dict(stored[kind])
+        if self.stored is not None and self.stored["type"] == "known" and index["space"] not in self._function.supported_spaces():
+            index["space"] = self._function.default_space()
+        new = {**stored, kind: index, "embedding_function": self.stored}
+        return {"configuration": new, "metric": collection_configuration.metric(new)}
 
     def check(self, missing: int, total: int) -> None:
         """Raises InvalidArgumentError if some records have nothing to be embedded."""
@@ -50,25 +71,3 @@ class Reembedding:
         vectors = np.empty_like(made)
         vectors[[*texts, *loaded]] = made
         return vectors
-
-
-def changes(stored: Mapping[str, Any], function: EmbeddingFunction[Any]) -> dict[str, Any]:
-    """What changes in a collection with this configuration: the function, and the distance if the function does not support it."""
-    known = collection_configuration.stored_function(function)
-    kind = "hnsw" if stored.get("hnsw") is not None else "spann"
-    index = dict(stored[kind])
-    if known is not None and known["type"] == "known" and index["space"] not in function.supported_spaces():
-        index["space"] = function.default_space()
-    new = {**stored, kind: index, "embedding_function": known}
-    return {"configuration": new, "metric": collection_configuration.metric(new)}
-
-
-def key(changed: Mapping[str, Any]) -> str:
-    """What is equal for two calls if the vectors of one can be used by the other.
-
-    A function that cannot be written down is like no other: what it leaves unfinished is begun anew.
-    """
-    function = changed["configuration"]["embedding_function"]
-    if function is None or function["type"] != "known":
-        return uuid.uuid4().hex
-    return hashlib.sha256(json.dumps(function, sort_keys=True).encode()).hexdigest()

@@ -84,6 +84,7 @@ class System:
         self._held: tuple[str, Embedded] | None = None
         self._server: Backend | None = None
         self._running = False
+        self._stopping = threading.Lock()
 
     @property
     def engine(self) -> Backend:
@@ -106,12 +107,13 @@ class System:
             self._running = True
 
     def stop(self) -> None:
-        """Let go of the engine. Idempotent."""
+        """Let go of the engine. Idempotent, also among threads."""
+        with self._stopping:
+            running, self._running = self._running, False
         if self._server is not None:
             self._server.close()
-        elif self._held is not None and self._running:
+        elif self._held is not None and running:
             SharedEngines.release(*self._held)
-        self._running = False
 
     def reset_state(self) -> None:
         """Remove everything in the engine. Raises AuthorizationError unless ``Settings(allow_reset=True)``."""

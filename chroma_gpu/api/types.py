@@ -14,6 +14,8 @@ from chroma_gpu.api.checks import (
     convert_list_embeddings_to_np,
     convert_np_embeddings_to_list,
     deserialize_metadata,
+    is_document,
+    is_image,
     maybe_cast_one_to_many,
     normalize_insert_record_set,
     normalize_metadata,
@@ -103,6 +105,7 @@ Document: TypeAlias = str
 Documents: TypeAlias = list[Document]
 Image: TypeAlias = npt.NDArray[Any]
 Images: TypeAlias = list[Image]
+Vector: TypeAlias = Sequence[float] | Sequence[int]
 Embedding: TypeAlias = npt.NDArray[np.float32] | Sequence[float]
 PyEmbedding: TypeAlias = Sequence[float] | Sequence[int]
 PyEmbeddings: TypeAlias = list[PyEmbedding]
@@ -354,6 +357,7 @@ __all__ = [
     "UpdateMetadata",
     "UserIdentity",
     "ValueTypes",
+    "Vector",
     "VectorIndexConfig",
     "VectorIndexType",
     "Where",
@@ -363,6 +367,8 @@ __all__ = [
     "convert_list_embeddings_to_np",
     "convert_np_embeddings_to_list",
     "deserialize_metadata",
+    "is_document",
+    "is_image",
     "maybe_cast_one_to_many",
     "normalize_embeddings",
     "normalize_insert_record_set",

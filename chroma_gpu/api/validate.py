@@ -12,6 +12,7 @@ import numpy as np
 
 from chroma_gpu.embed import normalize_embeddings, validate_embeddings
 from chroma_gpu.errors import ChromaError, DuplicateIDError, InvalidArgumentError
+from chroma_gpu.filter.column import nearest_float
 from chroma_gpu.records import TYPE_KEY, SparseVector, Vectors
 
 INCLUDE: Final = ("documents", "embeddings", "metadatas", "distances", "uris", "data")
@@ -98,7 +99,13 @@ def as_arrays(given: Any) -> Any:
     """Embeddings in any of the shapes that are taken -> a [n, dim] array or a list of arrays; None stays None. Raises ValueError."""
     if given is None:
         return None
-    given = _off_device(given)
+    try:
+        return _arrays(_off_device(given))
+    except OverflowError as error:
+        raise InvalidArgumentError("Validation error: embeddings: a number is too large for float32") from error
+
+
+def _arrays(given: Any) -> Any:
     if isinstance(given, np.ndarray) and given.ndim == 2 and len(given):
         return given
     if isinstance(given, list) and given:
@@ -198,9 +205,10 @@ def check_max_distance(value: Any) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"Expected max_distance to be a number, got {value!r}")
-    if math.isnan(value):
+    distance = nearest_float(value.item() if isinstance(value, np.generic) else value)
+    if math.isnan(distance):
         raise ValueError("Expected max_distance to be a number, got NaN")
-    return float(value)
+    return distance
 
 
 def check_page(name: str, value: Any) -> int | None:
@@ -370,7 +378,7 @@ def _scalar(key: str, value: Any) -> Any:
         return text
     value = plain(value)
     if plain is int and not -(2**63) <= value < 2**63:
-        value = float(value)
+        value = nearest_float(value)
     if isinstance(value, float) and not math.isfinite(value):
         raise InvalidArgumentError(f"Validation error: metadatas: the value of {key!r} is {value}; numbers must be finite")
     return value

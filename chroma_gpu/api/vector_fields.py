@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -72,7 +73,7 @@ def checked(given: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
                 expected = ", ".join(f"`{each}`" for each in SPACES)
                 raise InvalidArgumentError(f"unknown variant `{value}`, expected one of {expected}")
         elif value is not None and not _is_number(key, value):
-            raise InvalidArgumentError(f"{key} must be a number from 0, got {value!r}")
+            raise InvalidArgumentError(f"{key} must be a number from 0, below 2**63, got {reprlib.repr(value)}")
     return {key: str(value) if key == "space" else value for key, value in given.items() if value is not None}
 
 
@@ -106,4 +107,4 @@ def kept(kind: str, fields: Mapping[str, Any], asked: str) -> tuple[str, dict[st
 
 def _is_number(field: str, value: Any) -> bool:
     kinds = (int, float) if field == "resize_factor" else (int,)
-    return isinstance(value, kinds) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value < 2**63

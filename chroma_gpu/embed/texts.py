@@ -10,7 +10,7 @@ import numpy as np
 
 from chroma_gpu.embed.progress import Progress, bar
 from chroma_gpu.embed.results import normalize_embeddings, validate_embeddings
-from chroma_gpu.errors import ChromaError, EmbeddingFailed
+from chroma_gpu.errors import EmbeddingFailed
 from chroma_gpu.records import Rows, Vectors
 
 T = TypeVar("T")
@@ -45,10 +45,9 @@ def embed_texts(
     progress  as in ``progress.bar``
     batch     inputs per call of a foreign function; None gives it all of them at once, as Chroma does
     Returns   [len(texts), dim] float32, finite, C-contiguous; [0, 0] for no texts
-    Raises    EmbeddingFailed   the function raised, or returned another number of vectors, vectors of different lengths,
-                                NaN or infinity; the cause is chained
-              ValueError        as Chroma does: the result is no list of numeric vectors. A ValueError or an error of this
-                                package that the function itself raises passes unchanged
+    Raises    EmbeddingFailed   the function returned another number of vectors, vectors of different lengths, NaN or infinity
+              ValueError        as Chroma does: the result is no list of numeric vectors
+              and what the function itself raises, unchanged but for a note, so that callers catch it by its own class
     Cost      a function of this package embeds equal texts once
     """
     if len(texts) == 0:
@@ -134,10 +133,9 @@ def _called(function: Any, batch: list[Any], query: bool) -> Any:
     embed = getattr(function, "embed_query", function) if query else function
     try:
         return embed(input=batch)
-    except (ChromaError, ValueError):
-        raise
     except Exception as error:
-        raise _failed(function, f"raised {type(error).__name__}: {error}") from error
+        error.add_note(f"Raised by the embedding function {type(function).__name__}. Nothing of this batch was written.")
+        raise
 
 
 def _checked(result: Any, n: int, function: Any) -> Vectors:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -311,15 +311,18 @@ class Catalog:
 
         self._keyvalue.write(work)
 
-    def settle(self, collection: uuid.UUID, staging: Staging, changes: Mapping[str, Any]) -> Entry:
-        """End a rebuild: its folder takes the place of the collection's, together with other fields. Raises NotFoundError."""
+    def settle(self, collection: uuid.UUID, staging: Staging, changes: Callable[[Entry], Mapping[str, Any]]) -> Entry:
+        """End a rebuild: its folder takes the place of the collection's, together with other fields. Raises NotFoundError.
+
+        changes  given the entry as it is, the fields that change
+        """
 
         def work(txn: Transaction) -> Entry:
             entry = _require(txn, collection)
             if entry.staging != staging:
                 raise NotFoundError(f"The rebuild of collection [{collection}] was given up")
             own = {"folder": staging.folder, "shared": False, "staging": None, "rebuilt": entry.rebuilt + 1}
-            new = msgspec.structs.replace(entry, **{**changes, **own})
+            new = msgspec.structs.replace(entry, **{**changes(entry), **own})
             _put(txn, "collections", collection.bytes, new)
             return new
 
@@ -330,17 +333,19 @@ class Catalog:
         with self._keyvalue.read() as txn:
             return {folder for entry in _all(txn) for folder in folders_of(entry)}
 
-    def clear(self) -> None:
-        """Forget every tenant, database and collection but the defaults."""
+    def clear(self) -> list[Entry]:
+        """Forget every tenant, database and collection but the defaults; returns the entries whose files can go."""
 
-        def work(txn: Transaction) -> None:
+        def work(txn: Transaction) -> list[Entry]:
+            gone = list(_all(txn))
             for table in TABLES:
                 for key, _ in list(txn.scan(table, values=False)):
                     txn.delete(table, key)
             _put(txn, "tenants", _digest(DEFAULT_TENANT), DEFAULT_TENANT)
             _put_database(txn, DEFAULT_DATABASE, DEFAULT_TENANT)
+            return gone
 
-        self._keyvalue.write(work)
+        return self._keyvalue.write(work)
 
 
 def folders_of(entry: Entry) -> list[str]:
@@ -349,9 +354,8 @@ def folders_of(entry: Entry) -> list[str]:
 
 
 def next_folder(entry: Entry) -> str:
-    """A folder name that was never used: <id>.1, <id>.2 ..., counting on from the folders that the entry names."""
-    numbers = (int(folder.partition(".")[2] or 0) for folder in folders_of(entry))
-    return f"{entry.id}.{max(numbers) + 1}"
+    """A folder name that was never used and never will be again: forks, and tables that are open elsewhere, may know older ones."""
+    return f"{entry.id}.{uuid.uuid4().hex}"
 
 
 def _digest(*parts: str) -> bytes:

@@ -66,7 +66,7 @@ class Engine:
         directory = Directory.open(path)
         keyvalue = open_lmdb(directory.catalog, TABLES, lock_timeout=settings.lock_timeout)
         engine = cls(keyvalue, settings, DiskFolders(directory, settings))
-        engine._folders.sweep(engine.catalog.folders)
+        directory.sweep(engine.catalog.folders)
         return engine
 
     @classmethod
@@ -167,7 +167,7 @@ class Engine:
         collection: UUID,
         vectors_of: VectorsOf,
         key: str,
-        changes: Mapping[str, Any],
+        changes: Callable[[Entry], Mapping[str, Any]],
         *,
         batch_size: int,
         progress: Callable[[int, int], object] | None = None,
@@ -175,7 +175,7 @@ class Engine:
         """Give every record another vector, while readers and writers go on; all at once, at the end.
 
         key      says what makes the vectors. An unfinished rebuild with the same key is gone on with, one with another is begun anew
-        changes  fields of the entry that change at the same moment
+        changes  given the entry as it is at the end, the fields of it that change at the same moment
         progress  called with (done, total)
         Raises   NotFoundError, StoreBusy if another one of this collection runs, and what ``vectors_of`` raises: then the
                  collection is as it was, and what was made is kept for the next call, until ``abandon`` or ``drop``
@@ -192,9 +192,7 @@ class Engine:
     def reset(self) -> None:
         """Remove every tenant, database and collection but the defaults, and their files."""
         self.require_open()
-        self._tables.retire_all()
-        self.catalog.clear()
-        self._folders.sweep(self.catalog.folders)
+        self.drop(self.catalog.clear())
 
     def require_open(self) -> None:
         """Raises ClosedError."""
@@ -243,8 +241,10 @@ class Engine:
                 try:
                     make(held, new)
                     self.catalog.change(collection, folder=new)
-                except BaseException:
+                except BaseException as error:
                     self._tables.discard([new])  # unless the change was committed
+                    if isinstance(error, Exception):
+                        self.entry(collection)  # who removes a collection takes its files away under the copy
                     raise
         finally:
             self._tables.give_back(held)

@@ -46,10 +46,6 @@ class Folders(Protocol):
         """Remove a folder, if it is there."""
         ...
 
-    def sweep(self, known: Callable[[], set[str]]) -> None:
-        """Remove every folder but the known ones. Skipped while ``maintenance`` is held."""
-        ...
-
     def maintenance(self) -> AbstractContextManager[object]:
         """Hold the right to make and remove folders, among threads and processes."""
         ...
@@ -76,7 +72,6 @@ class DiskFolders:
         self._directory = directory
         self._settings = settings
         self.maintenance = directory.maintenance
-        self.sweep = directory.sweep
         self.after_fork = directory.after_fork
 
     def open(self, folder: str, here: Callable[[], bool] | None = None) -> RecordStore:
@@ -155,10 +150,6 @@ class MemoryFolders:
 
     def discard(self, folder: str) -> None:
         self._held.pop(folder, None)
-
-    def sweep(self, known: Callable[[], set[str]]) -> None:
-        for folder in set(self._held) - known():
-            self.discard(folder)
 
     @contextmanager
     def maintenance(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ from chroma_gpu.engine.folders import Folders
 from chroma_gpu.engine.tables import Tables
 from chroma_gpu.errors import NotFoundError, StoreBusy, StoreError
 from chroma_gpu.records import NO_ROW, Column, Metadata, Mode, RecordBatch, Rows, Vectors
-from chroma_gpu.store import Moved, Store
+from chroma_gpu.store import Store
 
 VectorsOf: TypeAlias = Callable[[RecordBatch], Vectors]
 """The new vectors [n, dim] of n records, which are given with their documents, metadata and uris."""
@@ -47,38 +47,41 @@ class Rebuilds:
         collection: UUID,
         vectors_of: VectorsOf,
         key: str,
-        changes: Mapping[str, Any],
+        changes: Callable[[Entry], Mapping[str, Any]],
         *,
         batch_size: int,
         progress: Callable[[int, int], object] | None,
     ) -> Entry:
         """``Engine.rebuild``."""
         staging = self._staging(collection, key)
-        with self._folders.claim(staging.folder) as mine:
-            if not mine:
-                raise _running()
 
-            def is_staged() -> bool:
-                entry = self._catalog.entry(collection)
-                return entry is not None and entry.staging == staging
+        def is_staged() -> bool:
+            entry = self._catalog.entry(collection)
+            return entry is not None and entry.staging == staging
 
-            def require_staged() -> None:
-                if not is_staged():
-                    raise NotFoundError(f"The rebuild of collection [{collection}] was given up.")
+        def require_staged() -> None:
+            if not is_staged():
+                raise NotFoundError(f"The rebuild of collection [{collection}] was given up.")
 
-            # Somebody else may have ended it before it was ours: then the folder is the collection's own.
-            require_staged()
-            staged = self._folders.open(staging.folder, is_staged)
-            try:
-                work = Rebuild(staged, vectors_of, require_staged, batch_size=batch_size, progress=progress)
-                folder, seq = self._stage(collection, work, batch_size)
-                with self._folders.maintenance():
-                    return self._settle(collection, staging, work, folder, seq, changes)
-            except Moved:
+        try:
+            with self._folders.claim(staging.folder) as mine:
+                if not mine:
+                    raise _running()
+                # Somebody else may have ended it before it was ours: then the folder is the collection's own.
                 require_staged()
-                raise
-            finally:
-                self._folders.close(staged)
+                staged = self._folders.open(staging.folder, is_staged)
+                try:
+                    work = Rebuild(staged, vectors_of, require_staged, batch_size=batch_size, progress=progress)
+                    folder, seq = self._stage(collection, work, batch_size)
+                    with self._folders.maintenance():
+                        return self._settle(collection, staging, work, folder, seq, changes)
+                finally:
+                    self._folders.close(staged)
+        except (StoreError, NotFoundError, OSError):
+            # If it was given up meanwhile, the folder may have been removed while it was opened, or was made here once more.
+            self._tables.discard([staging.folder])
+            require_staged()
+            raise
 
     def abandon(self, collection: UUID) -> bool:
         """``Engine.abandon``."""
@@ -101,7 +104,7 @@ class Rebuilds:
             return staging
 
     def _give_up(self, collection: UUID, staging: Staging) -> None:
-        """Under ``maintenance``, since the name may be used again afterwards."""
+        """Under ``maintenance``, so that nobody begins another one meanwhile."""
         with self._folders.claim(staging.folder) as mine:
             if not mine:
                 raise _running()
@@ -124,7 +127,13 @@ class Rebuilds:
         return folder, seq
 
     def _settle(
-        self, collection: UUID, staging: Staging, work: Rebuild, folder: str, seq: int | None, changes: Mapping[str, Any]
+        self,
+        collection: UUID,
+        staging: Staging,
+        work: Rebuild,
+        folder: str,
+        seq: int | None,
+        changes: Callable[[Entry], Mapping[str, Any]],
     ) -> Entry:
         """With writers held back, bring over the rest and swap. Under ``maintenance``, so that nobody else moves the collection."""
         held = self._tables.take(collection)

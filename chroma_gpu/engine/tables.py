@@ -15,7 +15,7 @@ from chroma_gpu.engine.catalog import Catalog, Entry
 from chroma_gpu.engine.folders import Folders
 from chroma_gpu.engine.indexes import Indexes
 from chroma_gpu.engine.table import Table
-from chroma_gpu.errors import StoreError
+from chroma_gpu.errors import NotFoundError, StoreError
 from chroma_gpu.store.record_store import RecordStore
 
 # Tables kept open at once; past it the least recently used is closed. Each holds a few file descriptors and its indexes.
@@ -53,7 +53,11 @@ class Tables:
     def take(self, collection: UUID) -> OpenTable:
         """The open table of a collection, opened if it must be. Every take is followed by one give_back."""
         while True:
-            entry = self._entry(collection)
+            try:
+                entry = self._entry(collection)
+            except NotFoundError:
+                self.retire(collection)  # another process removed it, and its disk is free only when nobody has it open
+                raise
             held = self._taken(entry) or self._opened(entry)
             if held is not None:
                 return held
@@ -109,7 +113,7 @@ class Tables:
         """A table opened now; None if the collection moved while it was: then this folder must not come back to life."""
         try:
             store = self._folders.open(entry.folder, lambda: self._is_current(entry, writing=True))
-        except StoreError:
+        except (StoreError, OSError):  # the folder may be removed while it is opened
             if self._is_current(entry):
                 raise
             return None

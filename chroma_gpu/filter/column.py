@@ -37,7 +37,7 @@ def stored(value: object) -> tuple[Kind, Scalar] | None:
     if isinstance(value, str):
         return Kind.STR, value
     if isinstance(value, int):
-        return (Kind.INT, value) if INT_MIN <= value <= INT_MAX else (Kind.FLOAT, _nearest_float(value))
+        return (Kind.INT, value) if INT_MIN <= value <= INT_MAX else (Kind.FLOAT, nearest_float(value))
     if isinstance(value, float) and not math.isnan(value):
         return Kind.FLOAT, value
     return None
@@ -167,7 +167,7 @@ class Column:
         if self.kind is Kind.INT:
             whole = [int(number) for number in numbers if isinstance(number, int) or number.is_integer()]
             return [number for number in whole if INT_MIN <= number <= INT_MAX]
-        return [nearest for number in numbers if (nearest := _nearest_float(number)) == number]
+        return [nearest for number in numbers if (nearest := nearest_float(number)) == number]
 
 
 class _Codes(dict[Any, int]):
@@ -211,10 +211,10 @@ def _between_floats(
     """Which floats lie between the bounds. For a bound that is no float, the nearest float stands; it is inside or outside itself."""
     above = below = None
     if low is not None:
-        nearest = _nearest_float(low)
+        nearest = nearest_float(low)
         above = values >= nearest if nearest > low or (nearest == low and include_low) else values > nearest
     if high is not None:
-        nearest = _nearest_float(high)
+        nearest = nearest_float(high)
         below = values <= nearest if nearest < high or (nearest == high and include_high) else values < nearest
     return _both(above, below, len(values))
 
@@ -225,7 +225,7 @@ def _both(above: Flags | None, below: Flags | None, n: int) -> Flags:
     return above if below is None else above & below
 
 
-def _nearest_float(number: int | float) -> float:
+def nearest_float(number: int | float) -> float:
     """The float nearest to a number; infinity beyond all finite ones."""
     try:
         return float(number)

@@ -197,6 +197,9 @@ class _Environment:
         self._writer = threading.Lock()
         self._lmdb = _open(path, map_size)
         self.identity = _identity(path)
+        if self.identity is None:
+            self._lmdb.close()
+            raise StoreError(f"{path} was moved or removed while it was opened.", hint="Open it again at its new place.")
         self._next_check = 0.0
         self._inherited = False
         self._torn = False

@@ -147,14 +147,21 @@ class MemoryTransaction:
         return True
 
     def apply(self) -> None:
-        """Put the changes into the tables."""
-        for name, changed in self.changes.items():
-            table = self._tables[name]
-            for key, value in changed.items():
-                if value is None:
-                    table.pop(key, None)
-                else:
-                    table[key] = value
+        """Put the changes into the tables: all of them, also when Ctrl-C comes in between."""
+        try:
+            for name, changed in self.changes.items():
+                table = self._tables[name]
+                for key, value in changed.items():
+                    if value is None:
+                        table.pop(key, None)
+                    else:
+                        table[key] = value
+        except BaseException:
+            for name, changed in self.changes.items():
+                # Of a sorted dictionary that was interrupted only the plain one below is sure to be sound.
+                whole = {**dict(dict.items(self._tables[name])), **changed}
+                self._tables[name] = SortedDict({key: value for key, value in whole.items() if value is not None})
+            raise
 
     def _keys(self, table: str, start: bytes) -> Iterator[bytes]:
         """Keys from ``start`` on, ascending, those that were deleted in this transaction among them."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any, Final
 
-_MODULES: Final = frozenset(["async_to_sync", "batch_utils", "distance_functions", "embedding_functions", "results"])
+_MODULES: Final = frozenset(
+    ["async_to_sync", "batch_utils", "data_loaders", "distance_functions", "embedding_functions", "results"]
+)
 
 
 def __getattr__(name: str) -> Any:

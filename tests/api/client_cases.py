@@ -63,6 +63,11 @@ CASES = {
     ),
     "modify the name to one that is taken": (rename, {}),
     "list_collections with a negative limit": (lambda client, name: client.list_collections(limit=-1), {}),
+    **{
+        f"{method} of {name!r}": (lambda client, _, method=method, name=name: getattr(client, method)(name), {})
+        for method in ("get_collection", "delete_collection")
+        for name in (5, None)
+    },
     "create_database": (admin, {"method": "create_database", "name": "other-{}", **HERE}),
     "create_database twice": (admin, {"method": "create_database", "name": "database-{}", **HERE}),
     "create_database of 2 characters": (admin, {"method": "create_database", "name": "ab", **HERE}),

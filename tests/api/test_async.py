@@ -14,6 +14,7 @@ import pytest
 import chroma_gpu
 from chroma_gpu import errors
 from chroma_gpu.api.async_client import AsyncAdminClient, AsyncClient
+from chroma_gpu.api.awaited import THREADS
 from chroma_gpu.api.client import AdminClient, Client
 from chroma_gpu.api.models.AsyncCollection import AsyncCollection
 from chroma_gpu.api.models.Collection import Collection
@@ -221,6 +222,40 @@ def test_the_callers_context_reaches_the_function(ephemeral):
 
     asyncio.run(work())
     assert seen == ["set"]
+
+
+def test_calls_that_other_calls_wait_for_get_a_thread(ephemeral):
+    """More calls than there are workers, whose functions ask the loop for one more call each."""
+
+    async def work():
+        async with await ephemeral() as client:
+            loop, cache = asyncio.get_running_loop(), await client.create_collection("cache", embedding_function=None)
+            entered = threading.Barrier(THREADS)
+
+            class Asks(Gate):
+                def __call__(self, input):
+                    entered.wait(30)  # all workers are taken
+                    asyncio.run_coroutine_threadsafe(cache.count(), loop).result(30)
+                    return [np.array([1.0], np.float32) for _ in input]
+
+            collection = await client.create_collection("asking", embedding_function=Asks())
+            await asyncio.gather(*(collection.add(ids=[str(i)], documents=["x"]) for i in range(THREADS)))
+            return await collection.count()
+
+    assert asyncio.run(work()) == THREADS
+
+
+def test_a_stop_iteration_is_raised_and_not_waited_for(ephemeral):
+    def loads(uris):
+        raise StopIteration
+
+    async def work():
+        async with await ephemeral() as client:
+            collection = await client.create_collection("stops", embedding_function=Gate(), data_loader=loads)
+            await asyncio.wait_for(collection.add(ids=["a"], uris=["x"]), 30)
+
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        asyncio.run(work())
 
 
 def test_opening_has_to_be_awaited():

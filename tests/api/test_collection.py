@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import types
 import warnings
 
 import numpy as np
@@ -10,7 +13,10 @@ import pytest
 import chroma_gpu
 import chroma_gpu.errors
 from chroma_gpu import EmbeddingFunction
+from chroma_gpu.api.types import is_image
 from chroma_gpu.errors import ClosedError, DimensionMismatch, EmbeddingFailed, InternalError, InvalidArgumentError
+from chroma_gpu.utils.batch_utils import create_batches
+from chroma_gpu.utils.data_loaders import ImageLoader
 from chroma_gpu.utils.embedding_functions import HashingEmbeddingFunction, register_embedding_function
 
 
@@ -176,7 +182,7 @@ def test_an_unknown_embedding_function_only_matters_when_it_is_needed(client):
 @pytest.mark.parametrize(
     ("result", "error"),
     [
-        (RuntimeError("out of order"), EmbeddingFailed),
+        (RuntimeError("out of order"), RuntimeError),
         ([[1.0, 2.0]], EmbeddingFailed),
         ([[1.0], [1.0, 2.0]], EmbeddingFailed),
         ([[1.0], [float("nan")]], EmbeddingFailed),
@@ -291,6 +297,22 @@ def test_nan_queries_are_refused(client):
             collection.query(query_embeddings=np.array([[1.0, value]]))
 
 
+def test_ints_beyond_all_floats_are_refused(client):
+    collection = client.create_collection("c-1", embedding_function=None)
+    collection.add(ids=["a"], embeddings=[[1.0, 2.0]])
+    for vector in ([10**400, 1], [[1, -(10**400)]]):
+        with pytest.raises(InvalidArgumentError, match="too large for float32"):
+            collection.query(query_embeddings=vector)
+        with pytest.raises(InvalidArgumentError, match="too large for float32"):
+            collection.add(ids=["b"], embeddings=vector)
+    for value in (10**400, [1, 10**400]):
+        with pytest.raises(InvalidArgumentError, match="numbers must be finite"):
+            collection.add(ids=["b"], embeddings=[[1.0, 2.0]], metadatas=[{"n": value}])
+    assert collection.query(query_embeddings=[1, 2], max_distance=10**400)["ids"] == [["a"]]
+    assert collection.query(query_embeddings=[1, 2], max_distance=-(10**400))["ids"] == [[]]
+    assert collection.count() == 1
+
+
 def test_empty_vectors_are_refused(client):
     collection = client.create_collection("c-1", embedding_function=None)
     for given in ([[]], np.empty((1, 0)), [np.array([])]):
@@ -325,3 +347,42 @@ def test_a_result_is_the_callers_own(client):
         first["ids"].clear()
         assert call()["included"]
         assert call()["ids"]
+
+
+def test_images_are_loaded_from_uris(client, monkeypatch):
+    opened = []
+
+    class File(contextlib.nullcontext):
+        def __array__(self, dtype=None, copy=None):
+            return np.full((2, 2, 3), len(self.enter_result), np.uint8)
+
+        def __enter__(self):
+            opened.append(self.enter_result)
+            return self
+
+    class Means(Letters):
+        def __call__(self, input):
+            return [[float(is_image(each) and each.mean()), 1.0] for each in input]
+
+        embed_query = __call__
+
+    pil = types.ModuleType("PIL")
+    pil.Image = types.SimpleNamespace(open=File)
+    monkeypatch.setitem(sys.modules, "PIL", pil)
+    collection = client.create_collection("c-1", embedding_function=Means(), data_loader=ImageLoader(max_workers=2))
+    collection.add(ids=["a", "b"], uris=["x", "yyyy"])
+    collection.add(ids=["t"], documents=["text"])
+    assert collection.query(query_uris=["zzzz"], n_results=1)["ids"] == [["b"]]
+    assert sorted(opened) == ["x", "yyyy", "zzzz"]
+    data = collection.get(include=["data"])["data"]
+    assert [None if each is None else int(each.max()) for each in data] == [1, 4, None]
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ValueError, match="pip install pillow"):
+        ImageLoader()
+
+
+def test_a_collection_knows_how_many_records_its_client_takes_at_once(client):
+    collection = client.create_collection("c-1", embedding_function=None)
+    batches = create_batches(collection._client, ids=["a", "b"], embeddings=[[1.0], [2.0]])
+    assert batches == [(["a", "b"], [[1.0], [2.0]], None, None)]
+    assert collection._client.get_max_batch_size() == client.get_max_batch_size()

@@ -18,12 +18,13 @@ class Counting:
     def __init__(self, dim=2, factor=1.0):
         self.dim, self.factor = dim, factor
         self.seen, self.failing, self.hook = [], False, None
+        self.error = RuntimeError("the service is down")
 
     def __call__(self, input):
         if self.hook is not None:
             self.hook()
         if self.failing and self.seen:
-            raise RuntimeError("the service is down")
+            raise self.error
         self.seen += list(input)
         return [np.array([self.factor * sum(text.encode()), *range(self.dim - 1)], np.float32) for text in input]
 
@@ -98,11 +99,12 @@ def test_a_distance_that_the_function_does_not_support_gives_way(client, collect
     assert collection.query(query_texts=["one"], n_results=1)["distances"][0][0] == pytest.approx(0, abs=1e-6)
 
 
-def test_an_interrupted_call_is_gone_on_with(collection):
+@pytest.mark.parametrize("kind", [RuntimeError, ConnectionError, KeyError])
+def test_an_interrupted_call_is_gone_on_with(collection, kind):
     failing, new = Counting(3), Counting(3)
-    failing.failing = True
+    failing.failing, failing.error = True, kind("the service is down")
     before = collection.get(include=["embeddings"])["embeddings"]
-    with pytest.raises(errors.EmbeddingFailed, match="down"):
+    with pytest.raises(kind, match="down"):
         collection.reembed(failing, batch_size=1)
     assert np.array_equal(collection.get(include=["embeddings"])["embeddings"], before)
     collection.add(ids=["e"], documents=["five"])
@@ -114,10 +116,10 @@ def test_another_function_begins_anew_and_abort_gives_up(collection):
     failing = Counting(3)
     failing.failing = True
     assert not collection.reembed_abort()
-    with pytest.raises(errors.EmbeddingFailed):
+    with pytest.raises(RuntimeError, match="down"):
         collection.reembed(failing, batch_size=1)
     assert collection.reembed_abort()
-    with pytest.raises(errors.EmbeddingFailed):
+    with pytest.raises(RuntimeError, match="down"):
         collection.reembed(failing, batch_size=1)
     new = Counting(3, 5.0)
     collection.reembed(new)
@@ -201,3 +203,22 @@ def test_it_lasts(open_client):
         made = client.get_collection("one")
         assert made.get(include=["embeddings"])["embeddings"].shape == (4, 4)
         assert made.query(query_texts=["two"], n_results=1)["ids"] == [["b"]]
+
+
+def test_what_is_modified_meanwhile_stays(client, collection):
+    new, other = Counting(3, 2.0), client.get_collection("one")
+    new.hook = lambda: other.modify(configuration={"hnsw": {"ef_search": 77}})
+    collection.reembed(new)
+    assert client.get_collection("one").configuration_json["hnsw"]["ef_search"] == 77
+
+
+def test_a_second_call_on_the_same_object_takes_nothing_from_the_first(collection):
+    new = Counting(3, 2.0)
+
+    def second():
+        with pytest.raises(errors.StoreBusy):
+            collection.reembed(Counting(4))
+
+    new.hook = second
+    collection.reembed(new)
+    assert collection._embedding_function is new

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import traceback
 import uuid
 
 import httpx
@@ -449,6 +450,96 @@ def test_names_are_quoted(server, client):
     assert (client.tenant, client.database) == ("a/b é", "c?")
 
 
+@pytest.mark.parametrize("name", ["", ".", ".."])
+def test_a_name_cannot_lead_elsewhere(name, server, client):
+    """``DELETE collections/..`` would be asked of the database."""
+    before = len(server.asked)
+    for call in (client.delete_collection, client.get_collection, client.set_tenant):
+        with pytest.raises(errors.NotFoundError):
+            call(name)
+    assert len(server.asked) == before
+
+
+def test_a_name_that_is_too_long_for_a_url(client):
+    with pytest.raises(errors.InvalidArgumentError, match="too long"):
+        client.get_collection("x" * 70_000)
+
+
+def test_a_password_in_the_url_is_not_shown(server):
+    with chroma_gpu.HttpClient("http://me:pa55word@somewhere:1") as client:
+        assert server.asked[-1].headers["Authorization"].startswith("Basic ")
+        for answer in (
+            httpx.ReadTimeout("slow"),
+            httpx.ReadError("gone"),
+            httpx.Response(500),
+            httpx.Response(200, text="<html>"),
+        ):
+            server.answers["GET /api/v2/version"] = answer
+            with pytest.raises(errors.ChromaError, match="http://somewhere:1/api/v2/version") as raised:
+                client.get_version()
+            assert "pa55word" not in str(raised.value)
+
+
+@pytest.mark.parametrize("value", ["Bearer s3cret\n", "Bearer s3cret\r\nX-Other: y", "Bearer s3cret ", "s3creté", None])
+def test_a_header_that_cannot_be_sent_is_not_shown(server, value):
+    with pytest.raises(ValueError, match=r"^The header 'X-Key' cannot be sent") as raised:
+        chroma_gpu.HttpClient(headers={"X-Key": value})
+    assert "s3cret" not in "".join(traceback.format_exception(raised.value))
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(200, content=b"[" * 100_000),
+        lambda _: httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(b"no gzip")),
+    ],
+)
+def test_an_answer_that_cannot_be_read(server, collection, answer):
+    server.answers[f"GET {ROUTE}/count"] = answer
+    with pytest.raises(errors.ChromaError):
+        collection.count()
+
+
+@pytest.mark.parametrize("answer", [{}, [], "ok", True, {"ids": None}, {"ids": ["a"], "documents": []}])
+def test_json_that_is_not_chromas(server, collection, client, answer):
+    """As another service at that address may give it."""
+    asking = {
+        f"POST {ROUTE}/get": collection.get,
+        f"POST {ROUTE}/query": lambda: collection.query(query_embeddings=[[1.0, 2.0]]),
+        f"GET {DATABASE}/collections/wire": lambda: client.get_collection("wire"),
+        "GET /api/v2/auth/identity": chroma_gpu.HttpClient,
+    }
+    for asked, call in asking.items():
+        server.answers[asked] = httpx.Response(200, json=answer)
+        with pytest.raises(errors.ChromaError, match="another form than Chroma's"):
+            call()
+
+
+def test_distances_of_another_number_than_ids(server, collection):
+    server.answers[f"POST {ROUTE}/query"] = {"ids": [["a", "b"]], "distances": [[1.0]]}
+    with pytest.raises(errors.ChromaError, match="another form than Chroma's"):
+        collection.query(query_embeddings=[[1.0, 2.0]])
+
+
+def test_a_count_that_is_no_number(server, collection):
+    server.answers[f"GET {ROUTE}/count"] = {}
+    with pytest.raises(errors.ChromaError, match="another form than Chroma's"):
+        collection.count()
+
+
+def test_a_call_on_a_client_that_another_thread_closes(server, client, collection):
+    """The connections are gone between the look whether they are open and the request."""
+
+    def closing(request):
+        client.close()
+        raise httpx.ReadError("closed")
+
+    server.answers[f"GET {ROUTE}/count"] = closing
+    with pytest.raises(errors.ClosedError):
+        collection.count()
+
+
 def test_limits_and_headers_come_from_the_settings(monkeypatch):
     given = {}
     monkeypatch.setattr(httpx, "Client", lambda **options: given.update(options) or httpx.MockTransport(lambda _: None))
@@ -475,6 +566,15 @@ def test_a_forked_child_makes_its_own_connections(server, collection, monkeypatc
     monkeypatch.setattr(os, "getpid", lambda: -1)
     assert collection.count() == 3
     assert collection._engine._http._session is not before
+
+
+def test_a_forked_child_leaves_its_parents_connections_alone(client, monkeypatch):
+    """A lock of theirs may have been held by a thread that the child does not have."""
+    session = client._engine._http._session
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    client.close()
+    assert not session.is_closed
+    session.close()
 
 
 class Legacy:

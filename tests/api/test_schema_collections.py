@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import ClassVar
 
 import numpy as np
@@ -13,7 +14,9 @@ from chroma_gpu.api.search.conditions import Key
 from chroma_gpu.api.search.plan import Search
 from chroma_gpu.api.search.ranks import Knn
 from chroma_gpu.api.types import (
+    BoolInvertedIndexConfig,
     EmbeddingFunction,
+    FloatInvertedIndexConfig,
     FtsIndexConfig,
     IntInvertedIndexConfig,
     Schema,
@@ -200,6 +203,24 @@ def test_every_call_with_a_filter_minds_the_schema(client):
             call(where_document={"$contains": "x"})
         call(where={"t": "y"})
     assert collection.count() == 1
+
+
+class Text(str):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    "value", ["x", Text("x"), np.str_("x"), 1, IntEnum("One", ["ONE"]).ONE, True, 1.5, np.float64(1.5), 2**70], ids=repr
+)
+def test_values_of_any_class_mind_the_schema(client, value):
+    schema = Schema()
+    for config in (StringInvertedIndexConfig, IntInvertedIndexConfig, FloatInvertedIndexConfig, BoolInvertedIndexConfig):
+        schema.delete_index(config(), "s")
+    collection = client.create_collection("subclasses", schema=schema)
+    collection.add(ids=["a"], embeddings=[[1.0]], metadatas=[{"s": "x", "t": "x"}])
+    for condition in (value, {"$ne": value}, {"$nin": [value]}, {"$contains": value}):
+        with pytest.raises(InvalidArgumentError, match=r"key 's' .* because indexing is disabled"):
+            collection.get(where={"$or": [{"t": "x"}, {"$and": [{"t": "x"}, {"s": condition}]}]})
 
 
 def test_the_model_grows_with_writes(client):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import warnings
 
 import pytest
 
 from chroma_gpu.api import types as ours
+from chroma_gpu.api.collection_configuration import created
 from chroma_gpu.api.search.conditions import Key
+from chroma_gpu.errors import InvalidArgumentError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -210,3 +213,41 @@ def test_a_refused_field_is_named():
 def test_what_is_no_config_is_refused():
     with pytest.raises(ValueError, match="Expected the config of an index"):
         ours.Schema().create_index("string")
+
+
+def places(data, before=()):
+    """Where the objects and flags of a schema's JSON are."""
+    for name, value in data.items():
+        if isinstance(value, dict) or name == "enabled":
+            yield *before, name
+        if isinstance(value, dict):
+            yield from places(value, (*before, name))
+
+
+@pytest.mark.parametrize("value", [5, "x", [], [{}], True, {1: {}}], ids=repr)
+def test_json_that_is_no_schema_is_refused(value):
+    sparse = ours.Schema().create_index(ours.SparseVectorIndexConfig(), "s").serialize_to_json()
+    for place in places(sparse):
+        if "config" in place[:-1] and place[-1] != "embedding_function":
+            continue
+        data = copy.deepcopy(sparse)
+        at = data
+        for name in place[:-1]:
+            at = at[name]
+        at[place[-1]] = value
+        if place[-1] == "enabled" and value is True:
+            continue
+        with pytest.raises(ValueError, match="should be a"):
+            ours.Schema.deserialize_from_json(data)
+    with pytest.raises(ValueError, match="should be a"):
+        ours.Schema.deserialize_from_json(value)
+
+
+def test_numbers_that_cannot_be_kept_are_refused():
+    for value in (2**63, 10**400):
+        with pytest.raises(ValueError, match="ef_search should be a valid integer"):
+            ours.HnswIndexConfig(ef_search=value)
+        with pytest.raises(ValueError, match="resize_factor should be a valid number"):
+            ours.HnswIndexConfig(resize_factor=value)
+        with pytest.raises(InvalidArgumentError, match="ef_search must be a number"):
+            created({"hnsw": {"ef_search": value}}, None, None)

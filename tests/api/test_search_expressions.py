@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 import chroma_gpu.execution.expression as ours
 import chroma_gpu.execution.expression.operator
 import chroma_gpu.execution.expression.plan
+from chroma_gpu.api.search.expression import check_size
+from chroma_gpu.errors import InvalidArgumentError
 from chroma_gpu.records import SparseVector
 
 SPARSE = {ours: SparseVector, theirs: chromadb.base_types.SparseVector}
@@ -254,3 +256,46 @@ def test_only_ranks_and_numbers_can_be_computed_with():
     with pytest.raises(TypeError, match="Expected a rank or a number, got NoneType"):
         ours.Val(1).max(None)
     assert (ours.Val(1) * np.float32(0.5)).to_dict() == {"$mul": [{"$val": 1}, {"$val": 0.5}]}
+
+
+def deep(token, leaf, wrap):
+    data = leaf
+    for _ in range(100_000):
+        data = {token: wrap(data)}
+    return data
+
+
+@pytest.mark.parametrize(
+    ("parse", "data", "words"),
+    [
+        (ours.Rank.from_dict, deep("$abs", {"$val": 1}, lambda inner: inner), "nested deeper"),
+        (ours.Rank.from_dict, deep("$sum", {"$val": 1}, lambda inner: [inner, {"$val": 1}]), "nested deeper"),
+        (ours.Where.from_dict, deep("$and", {"a": 1}, lambda inner: [inner]), "nested deeper"),
+        (ours.Rank.from_dict, {"$max": [{"$val": 1}] * 50_000}, "more than"),
+        (ours.Where.from_dict, {"$or": [{"a": 1}] * 50_000}, "more than"),
+        (lambda data: ours.Search(where=data), {"$or": [{"a": 1}] * 50_000}, "more than"),
+    ],
+    ids=["deep rank", "deep sum", "deep condition", "wide rank", "wide condition", "wide search"],
+)
+def test_json_of_any_size_is_refused_before_it_is_parsed(parse, data, words):
+    with pytest.raises(InvalidArgumentError, match=words):
+        parse(data)
+
+
+def test_json_of_the_largest_expressions_is_read():
+    condition, ranking = ours.Key("a").is_in([1, 2]), ours.Knn(SparseVector([1], [1.0], ["x"]))
+    for _ in range(62):
+        condition, ranking = ours.And([condition]), ours.Val(1) / ranking
+    assert ours.Rank.from_dict(ranking.to_dict()) == ranking
+    assert ours.Where.from_dict(condition.to_dict()) == ours.Key("a").is_in([1, 2])
+    wide = ours.And([ours.Key("a").is_in([1, 2])] * 1_999)
+    assert ours.Where.from_dict(wide.to_dict()) == wide
+
+
+def test_expressions_in_tuples_are_counted_too():
+    ranking, condition = ours.Val(1), ours.Key("a") == 1
+    for _ in range(5_000):
+        ranking, condition = ours.Sum((ranking, ours.Val(1))), ours.And((condition,))
+    for part in (ranking, condition):
+        with pytest.raises(InvalidArgumentError, match="nested deeper"):
+            check_size(part, 64, 2_000)

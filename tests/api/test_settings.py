@@ -6,9 +6,10 @@ import warnings
 
 import pytest
 
-from chroma_gpu import AdminClient, Client, EphemeralClient
+from chroma_gpu import AdminClient, Client, EphemeralClient, PersistentClient
 from chroma_gpu.api.client import Client as ClientClass
 from chroma_gpu.api.client import SharedSystemClient
+from chroma_gpu.api.shared import SharedEngines
 from chroma_gpu.config import Settings, System
 from chroma_gpu.errors import AuthorizationError, ClosedError
 
@@ -115,3 +116,34 @@ def test_clearing_the_cache_forgets_every_engine():
         client.count_collections()
     with EphemeralClient(Settings(allow_reset=True)) as again:
         assert again.count_collections() == 0
+
+
+def test_headers_in_the_environment_that_cannot_be_read_are_not_shown(monkeypatch):
+    monkeypatch.setenv("CHROMA_SERVER_HEADERS", "Authorization: s3cret")
+    with pytest.raises(ValueError, match="CHROMA_SERVER_HEADERS must be a dict") as raised:
+        Settings()
+    assert "s3cret" not in str(raised.value)
+
+
+def test_a_client_that_two_threads_close_lets_go_once(tmp_path, monkeypatch):
+    """Twice would close the engine of another client."""
+    first, second, release = PersistentClient(tmp_path), PersistentClient(tmp_path), SharedEngines.release
+
+    def meanwhile(*held):
+        second.close()
+        release(*held)
+
+    monkeypatch.setattr(SharedEngines, "release", meanwhile)
+    second.close()
+    monkeypatch.undo()
+    assert first.list_collections() == []
+    first.close()
+
+
+def test_a_path_may_begin_with_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with PersistentClient("~/data") as client:
+        client.create_collection("some")
+    assert (tmp_path / "data" / "catalog").is_dir()
+    assert not (tmp_path / "~").exists()

@@ -8,6 +8,7 @@ import json
 import sys
 import threading
 import time
+import traceback
 import warnings
 
 import httpx
@@ -77,6 +78,9 @@ def test_parallel_requests_are_limited(play):
         ("0", 0, 0),
         ("in half a minute", 15, 31),
         ("soon", 0.25, 0.5),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.25, 0.5),
+        ("-3", 0.25, 0.5),
+        ("nan", 0.25, 0.5),
         (None, 0.25, 0.5),
     ],
 )
@@ -119,6 +123,14 @@ def test_a_key_at_the_end_of_an_excerpt_is_not_shown_in_part(play):
         ef.OpenAIEmbeddingFunction(**MINE)(TEXTS)
     assert "sk-" not in str(caught.value)
     assert "xxx***" in str(caught.value)
+
+
+def test_a_header_that_cannot_be_sent_is_not_shown(play, waits):
+    service = play(lambda asked: Answer(data(TEXTS)))
+    with pytest.raises(EmbeddingFailed, match="a header cannot be sent") as raised:
+        ef.OpenAIEmbeddingFunction(default_headers={"X-Key": f"{KEY}-2\n"}, **MINE)(TEXTS)
+    assert KEY not in "".join(traceback.format_exception(raised.value))
+    assert (service.asked, waits) == ([], [])
 
 
 def test_a_text_that_is_no_unicode_is_an_error_with_its_cause(play):
@@ -219,6 +231,8 @@ def test_the_timeout_is_the_one_that_was_chosen(monkeypatch):
             "no usable value for input 1",
         ),
         ({"data": [{"index": i, "embedding": row} for i, row in enumerate([[1.0], None])]}, "no usable value for input 1"),
+        ({"data": [{"index": i, "embedding": row} for i, row in enumerate([[1.0], [10**400]])]}, "no usable value for input 1"),
+        pytest.param("[" * 100_000, "an answer of another form than expected", id="deep"),
     ],
 )
 def test_answers_of_another_form(answer, message, play):

@@ -109,7 +109,7 @@ def rebuild(path, collection, log, batch_size, pipe):
             file.writelines(f"{each}\n" for each in given.ids)
         return vectors_of(given)
 
-    engine.rebuild(collection, work, "k", {}, batch_size=batch_size)
+    engine.rebuild(collection, work, "k", lambda _: {}, batch_size=batch_size)
     pipe.send("done")
 
 

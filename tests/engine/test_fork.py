@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from contextlib import closing
@@ -221,6 +222,65 @@ def test_a_copy_that_fails_leaves_all_as_it_was(tmp_path, monkeypatch):
         assert ids_of(engine, one) == ids_of(engine, two) == list("abc")
         engine.write(two, batch("d"), Mode.ADD)
         assert (ids_of(engine, one), ids_of(engine, two)) == (list("abc"), list("abcd"))
+
+
+def test_a_collection_that_is_removed_while_it_is_copied(engine, monkeypatch):
+    one = create(engine)
+    engine.write(one, batch("abc"), Mode.ADD)
+    two = engine.fork(one, "two").id
+    clone = engine._folders.clone
+
+    def late(store, folder, new):
+        for name in ("one", "two"):
+            engine.drop([engine.catalog.delete_collection(name, T, D)])
+        clone(store, folder, new)
+
+    monkeypatch.setattr(engine._folders, "clone", late)
+    with pytest.raises(NotFoundError):
+        engine.write(two, batch("d"), Mode.ADD)
+
+
+def test_a_collection_that_is_removed_while_it_is_opened(engine, monkeypatch):
+    one, opened_before = create(engine), engine._folders.open
+
+    def late(*given):
+        engine.drop([engine.catalog.delete_collection("one", T, D)])
+        monkeypatch.undo()
+        raise FileNotFoundError
+
+    monkeypatch.setattr(engine._folders, "open", late)
+    with pytest.raises(NotFoundError):
+        ids_of(engine, one)
+    assert engine._folders.open == opened_before
+
+
+def test_a_reset_gives_the_disk_back_also_while_folders_are_made(tmp_path):
+    with closing(Engine.at(tmp_path / "data", Settings(device="cpu"))) as engine:
+        one = create(engine)
+        engine.write(one, batch("abc"), Mode.ADD)
+        engine.fork(one, "two")
+        with engine._folders.maintenance():
+            engine.reset()
+        assert folders(tmp_path) == set()
+
+
+def test_what_another_engine_removed_is_closed_at_the_next_call(tmp_path):
+    with (
+        closing(Engine.at(tmp_path / "data", Settings(device="cpu"))) as engine,
+        closing(Engine.at(tmp_path / "data", Settings(device="cpu"))) as other,
+    ):
+        one = create(engine)
+        engine.write(one, batch("abc"), Mode.ADD)
+        assert ids_of(other, one) == list("abc")
+        engine.drop([engine.catalog.delete_collection("one", T, D)])
+        with pytest.raises(NotFoundError):
+            ids_of(other, one)
+        open_files = [os.readlink(f"/proc/self/fd/{each}") for each in os.listdir("/proc/self/fd") if _is_open(each)]
+        assert not [each for each in open_files if str(tmp_path / "data" / "collections") in each]
+
+
+def _is_open(descriptor):
+    return os.path.lexists(f"/proc/self/fd/{descriptor}")
 
 
 def assert_sound(tmp_path, entry):

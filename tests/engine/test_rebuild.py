@@ -33,7 +33,8 @@ def vectors_of(given):
 
 
 def rebuild(engine, collection, key="k", work=vectors_of, **given):
-    return engine.rebuild(collection, work, key, given.pop("changes", {}), **{"batch_size": 4, **given})
+    changes = given.pop("changes", {})
+    return engine.rebuild(collection, work, key, lambda _: changes, **{"batch_size": 4, **given})
 
 
 def contents(engine, collection):
@@ -266,6 +267,41 @@ def test_forks_keep_their_vectors(engine):
     assert np.array_equal(contents(engine, three).vectors, vectors_of(before))
     rebuild(engine, two)
     assert_rebuilt(engine, two, before)
+
+
+def test_a_folder_that_a_fork_names_is_never_made_anew(opened):  # noqa: F811
+    """The staged folder is older than the one of the compaction: who counted on from it would come to the fork's."""
+    engine = opened()
+    one, forks = filled(engine), []
+
+    def work(given):
+        if not forks:
+            engine.compact(one)
+            forks.append(engine.fork(one, "two").id)
+        return vectors_of(given)
+
+    before = contents(engine, one)
+    rebuild(engine, one, work=work)
+    engine.compact(one)
+    assert engine.entry(one).folder != engine.entry(forks[0]).folder
+    engine.write(forks[0], batch("z", seed=5), Mode.ADD)
+    assert_rebuilt(engine, one, before)
+    assert ids_of(engine, forks[0]) == [*before.ids, "z"]
+
+
+def test_what_is_given_up_before_it_began_leaves_no_folder(tmp_path, monkeypatch):
+    with closing(Engine.at(tmp_path / "data", Settings(device="cpu"))) as engine:
+        one, begin = filled(engine), engine._rebuilds._staging
+
+        def late(collection, key):
+            staging = begin(collection, key)
+            engine.abandon(one)
+            return staging
+
+        monkeypatch.setattr(engine._rebuilds, "_staging", late)
+        with pytest.raises(NotFoundError, match="given up"):
+            rebuild(engine, one)
+        assert folders(tmp_path) == {engine.entry(one).folder}
 
 
 def test_old_vectors_are_refused_after_it(engine):

@@ -7,6 +7,7 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sortedcontainers import SortedDict
 
 from chroma_gpu.errors import ClosedError, StoreBusy
 from chroma_gpu.store.lmdb import open_lmdb
@@ -244,3 +245,28 @@ def test_random_transactions_equal_a_dictionary(tmp_path_factory, transactions, 
             assert list(txn.scan("a", low, stop=high)) == sorted(item for item in expected.items() if low <= item[0] < high)
             assert dict(txn.get_many("a", expected)) == expected
         keyvalue.close()
+
+
+def test_an_interrupted_write_to_memory_is_whole(monkeypatch):
+    keyvalue = MemoryKeyValue(("a", "b"))
+    keyvalue.write(lambda txn: txn.put_many("a", [(b"old", b"1"), (b"gone", b"1")]))
+    added = SortedDict.__setitem__
+
+    def interrupted(table, key, value):
+        if key == b"3":
+            table._list_add(key)  # as if it came between the two halves of a sorted dictionary
+            raise KeyboardInterrupt
+        added(table, key, value)
+
+    def work(txn):
+        txn.delete("a", b"gone")
+        txn.put_many("a", [(b"%d" % n, b"2") for n in range(6)])
+        txn.put("b", b"x", b"2")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SortedDict, "__setitem__", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            keyvalue.write(work)
+    with keyvalue.read() as txn:
+        assert [key for key, _ in txn.scan("a")] == [*(b"%d" % n for n in range(6)), b"old"]
+        assert list(txn.scan("b")) == [(b"x", b"2")]

@@ -282,3 +282,19 @@ def test_after_a_failed_meta_page_the_environment_is_opened_again(tmp_path, firs
     put_numbers(keyvalue, 4, 5)
     assert [n for n in numbers(keyvalue) if n != 3] == [0, 1, 2, 4]
     keyvalue.close()
+
+
+def test_a_store_that_vanishes_while_it_is_opened_is_not_mistaken_for_a_new_one(tmp_path, monkeypatch):
+    def vanishing(path, map_size, opened=module._open):
+        environment = opened(path, map_size)
+        shutil.rmtree(path)
+        return environment
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_open", vanishing)
+        with pytest.raises(StoreError, match="while it was opened"):
+            open_numbers(tmp_path / "gone")
+    keyvalue = open_numbers(tmp_path / "new")
+    put_numbers(keyvalue, 0, 1)
+    keyvalue.close()
+    assert (tmp_path / "new" / "data.mdb").exists()

@@ -24,6 +24,8 @@ VALUES = [
 ]
 CHANGED = SparseVector([1], [1.0])
 CHANGED.indices.append(2)
+BEYOND = SparseVector([1], [1.0])
+BEYOND.values[0] = 10**400
 
 
 def batch(*ids, seed=0, **columns):
@@ -113,7 +115,7 @@ def test_they_are_there_when_the_store_is_opened_again(tmp_path):
 
 @pytest.mark.parametrize(
     "value",
-    [SparseVector([1], [10**400]), SparseVector([1], [1.0], ["\ud800"]), SparseVector([1], [1.0], [7]), CHANGED],
+    [BEYOND, SparseVector([1], [1.0], ["\ud800"]), SparseVector([1], [1.0], [7]), CHANGED],
     ids=["beyond floats", "lone surrogate", "label of another type", "changed since it was made"],
 )
 def test_what_cannot_be_stored_is_refused_before_anything_is_written(store, value):
@@ -147,3 +149,11 @@ def test_a_flipped_bit_in_one_is_found(tmp_path):
         store.metadatas(np.array([0], np.uint32))
     assert store.verify() != []
     store.close()
+
+
+def test_what_is_no_sparse_vector_is_no_value():
+    with pytest.raises(ValueError, match="must fit into a float"):
+        SparseVector([1, 2], [1.0, -(10**400)])
+    for given in ({"#type": "sparse_vector"}, {"#type": "sparse_vector", "indices": [1]}):
+        with pytest.raises(ValueError, match="to have indices and values"):
+            SparseVector.from_dict(given)

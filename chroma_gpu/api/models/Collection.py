@@ -143,7 +143,8 @@ class Collection(CollectionCommon):
         *,
         max_distance: float | None = None,
     ) -> QueryResult:
-        """The nearest records of each query among those that pass the filters; equal distances in the order of insertion.
+        """The nearest records of each query among those that pass the filters; equal distances in the order in which the
+        vectors were written.
 
         n_results     any number; more than there are gives all of them
         ids           look only among these; one that does not exist raises InternalError
@@ -178,11 +179,13 @@ class Collection(CollectionCommon):
         level = ReadLevel(read_level)
 
         def ask(rebuilt: int) -> SearchResult:
-            embedded = [self._embed_search_string_queries(each) for each in validate.as_list(searches) or ()]
-            with self._engine.table(self.id, rebuilt=rebuilt):
-                for each in embedded:
-                    check_filter(self._entry.schema, answer.condition(each))
-                return self._engine.search(self.id, embedded, self._sparse_settings, level)
+            asked = validate.as_list(searches) or []
+            embedded = [self._embed_search_string_queries(each) for each in asked]
+            for each in embedded:
+                check_filter(self._entry.schema, answer.condition(each))
+            given = embedded == asked
+            with self._explained(given):
+                return self._engine.search(self.id, embedded, self._sparse_settings, level, rebuilt=None if given else rebuilt)
 
         return self._current(ask)
 
@@ -330,15 +333,15 @@ class Collection(CollectionCommon):
                 pairs = zip(records.documents or (), records.uris or (), strict=True)
                 missing = sum(document is None and uri is None for document, uri in pairs)
         vectors_of.check(missing, total)
-        changes = reembed.changes(self._engine.entry(self.id).configuration, embedding_function)
-        self._successor = embedding_function, changes["configuration"]["embedding_function"]
+        successor = embedding_function, vectors_of.stored
+        self._successors.append(successor)
         try:
-            key = reembed.key(changes)
+            key, changes = vectors_of.key(), vectors_of.changes
             with listener(progress, desc="embedding anew") as tell:
                 self._engine.rebuild(self.id, vectors_of, key, changes, batch_size=batch_size, progress=tell)
             self._catch_up()
         finally:
-            self._successor = None, None
+            self._successors.remove(successor)
 
     def reembed_abort(self) -> bool:
         """Give up what an interrupted ``reembed`` has left, and its disk; whether there was any. Raises StoreBusy while one is at work."""

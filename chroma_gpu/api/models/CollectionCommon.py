@@ -74,8 +74,13 @@ class CollectionCommon:
         self._embedding_function = embedding_function
         self._stored_function: tuple[Any, EmbeddingFunction[Any]] | None = None
         self._data_loader = data_loader
-        self._successor: tuple[EmbeddingFunction[Any] | None, Any] = (None, None)
-        """The function that a running ``reembed`` of this object embeds with, and how it is stored."""
+        self._successors: list[tuple[EmbeddingFunction[Any], Any]] = []
+        """What each running ``reembed`` of this object embeds with, and how it is stored; all but the first will end with StoreBusy."""
+
+    @property
+    def _client(self) -> Backend:
+        """Chroma's name for what a collection stands on; programs ask it for ``get_max_batch_size``."""
+        return self._engine
 
     @property
     def id(self) -> UUID:
@@ -290,9 +295,10 @@ class CollectionCommon:
 
     def _catch_up(self) -> None:
         """Go on with the collection as it was embedded anew. Raises ValueError if this object was given another function than that."""
-        entry, given, (successor, known) = self._engine.entry(self.id), self._embedding_function, self._successor
+        entry, given = self._engine.entry(self.id), self._embedding_function
         stored = entry.configuration.get("embedding_function")
-        if successor is not None and stored == known:
+        successor = next((function for function, known in list(self._successors) if known == stored), None)
+        if successor is not None:
             self._embedding_function = successor
         elif given is not None:
             collection_configuration.check_same_function(given, stored)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -37,12 +37,14 @@ class Connection:
             default_api_path=settings.chroma_server_api_default_path or API_PATH,
         )
         self._settings = settings
-        self._headers = {
-            "Content-Type": "application/json",
-            "User-Agent": f"chroma_gpu/{_version()} (Python client)",
-            **(settings.chroma_server_headers or {}),
-            **credentials.headers(settings),
-        }
+        self._headers = credentials.sendable(
+            {
+                "Content-Type": "application/json",
+                "User-Agent": f"chroma_gpu/{_version()} (Python client)",
+                **(settings.chroma_server_headers or {}),
+                **credentials.headers(settings),
+            }
+        )
         self._closed = False
         self._session = self._opened()
         self._process = os.getpid()
@@ -79,7 +81,8 @@ class Connection:
     def close(self) -> None:
         """Close the connections. Idempotent."""
         self._closed = True
-        self._session.close()
+        if self._process == os.getpid():  # a forked child has its parent's locks as they were, held by threads it has not
+            self._session.close()
 
     def _opened(self) -> httpx.Client:
         import httpx
@@ -116,22 +119,30 @@ class Connection:
         if self._process != os.getpid():
             # Two processes on one socket would read each other's answers.
             self._session, self._process = self._opened(), os.getpid()
-        url = self.url + "".join(f"/{quote(str(part), safe='')}" for part in path)
+        url = self.url + _quoted(path)
+        shown = _without_password(url)
         given = {name: value for name, value in (params or {}).items() if value is not None}
         hint = "Try again." if repeatable else "What was asked for may have been done or not."
         while True:
             try:
                 return _answer(self._session.request(method, url, params=given or None, content=content))
+            except httpx.InvalidURL as error:
+                raise errors.InvalidArgumentError(
+                    f"There is no such URL: {error}.", hint="A name is too long, or the host is none."
+                ) from error
+            except RuntimeError as error:
+                self.require_open()  # it was closed meanwhile, by another thread
+                raise errors.InternalError(f"{method} {shown} failed: {error}.", hint=hint) from error
             except httpx.ConnectError as error:
                 raise ValueError("Could not connect to a Chroma server. Are you sure it is running?") from error
             except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
                 # A server may close an idle connection just when it is used again. Asking twice is safe where nothing changes.
                 if not repeatable:
                     said = str(error) or type(error).__name__
-                    raise errors.InternalError(f"The connection broke during {method} {url}: {said}.", hint=hint) from error
+                    raise errors.InternalError(f"The connection broke during {method} {shown}: {said}.", hint=hint) from error
                 repeatable = False
-            except httpx.TransportError as error:
-                raise errors.InternalError(f"{method} {url} failed: {error or type(error).__name__}.", hint=hint) from error
+            except httpx.RequestError as error:
+                raise errors.InternalError(f"{method} {shown} failed: {error or type(error).__name__}.", hint=hint) from error
 
 
 def _answer(response: httpx.Response) -> Any:
@@ -141,11 +152,12 @@ def _answer(response: httpx.Response) -> Any:
     """
     try:
         body = msgspec.json.decode(response.content)
-    except msgspec.DecodeError as cause:
+    except (msgspec.DecodeError, RecursionError) as cause:
         if not response.is_success:
             raise _error(response, {}) from cause
         raise errors.ChromaError(
-            f"{response.url} answered something that is no JSON.", hint="Is it the address of a Chroma server?"
+            f"{_without_password(str(response.url))} answered something that is no JSON.",
+            hint="Is it the address of a Chroma server?",
         ) from cause
     if response.is_success:
         return body
@@ -158,12 +170,30 @@ def _error(response: httpx.Response, body: Mapping[str, Any]) -> errors.ChromaEr
         # Servers call many things ChromaError; the status says more, and its classes are ChromaErrors all the same.
         kind = _BY_STATUS.get(response.status_code, kind)
     trace_id = response.headers.get("chroma-trace-id")
-    message = body.get("message") or response.text or f"HTTP status {response.status_code} from {response.url}"
+    message = (
+        body.get("message") or response.text or f"HTTP status {response.status_code} from {_without_password(str(response.url))}"
+    )
     if "message" not in body and trace_id:
         message = f"{message} (trace ID: {trace_id})"
     error = kind(str(message))
     error.trace_id = trace_id or None
     return error
+
+
+def _quoted(path: tuple[str, ...]) -> str:
+    """A path of names. Raises NotFoundError for one that would lead elsewhere: ``..`` below collections is their database."""
+    for part in path:
+        if part in ("", ".", ".."):
+            raise errors.NotFoundError(
+                f"Nothing on a server is called {part!r}.", hint="Give the name of something that is there."
+            )
+    return "".join(f"/{quote(part, safe='')}" for part in path)
+
+
+def _without_password(url: str) -> str:
+    """A URL to be shown."""
+    secret, at, _ = urlsplit(url).netloc.rpartition("@")
+    return url.replace(secret + at, "", 1)
 
 
 def _encode(body: Any) -> bytes:

@@ -96,6 +96,16 @@ def headers(settings: Settings) -> dict[str, str]:
     return {header: value.get_secret_value() for header, value in provider.authenticate().items()}
 
 
+def sendable(given: Mapping[str, str]) -> dict[str, str]:
+    """Headers as they are. Raises ValueError for one that HTTP cannot carry, without its value: libraries below would show it."""
+    for name, value in given.items():
+        if not all(
+            isinstance(each, str) and each.isascii() and each.isprintable() and each == each.strip() for each in (name, value)
+        ):
+            raise ValueError(f"The header {name!r} cannot be sent: it must be printable ASCII with no space around it.")
+    return dict(given)
+
+
 def _provider(name: str) -> Any:
     if name in _OURS:
         return _OURS[name]

@@ -47,7 +47,7 @@ class Server(ServerAPI):
 
     def heartbeat(self) -> int:
         """The server's clock."""
-        return int(self._http.get("heartbeat")["nanosecond heartbeat"])
+        return wire.number(self._http.get("heartbeat"), "nanosecond heartbeat")
 
     def get_version(self) -> str:
         """The server's version."""
@@ -59,8 +59,7 @@ class Server(ServerAPI):
 
     def get_user_identity(self) -> UserIdentity:
         """Whom the server takes the client for."""
-        said = self._http.get("auth", "identity")
-        return UserIdentity(said["user_id"], said.get("tenant"), said.get("databases"), said.get("attributes"))
+        return wire.identity(self._http.get("auth", "identity"))
 
     def create_tenant(self, name: str) -> None:
         """Raises AlreadyExistsError."""
@@ -68,7 +67,7 @@ class Server(ServerAPI):
 
     def get_tenant(self, name: str) -> str:
         """Raises NotFoundError."""
-        return str(self._http.get("tenants", name)["name"])
+        return wire.tenant(self._http.get("tenants", name))
 
     def create_database(self, name: str, tenant: str) -> None:
         """Raises AlreadyExistsError. Some servers create databases of unknown tenants."""
@@ -76,12 +75,12 @@ class Server(ServerAPI):
 
     def get_database(self, name: str, tenant: str) -> Database:
         """Raises NotFoundError."""
-        return _database(self._http.get("tenants", tenant, "databases", name))
+        return wire.database(self._http.get("tenants", tenant, "databases", name))
 
     def list_databases(self, tenant: str, limit: int | None, offset: int) -> Sequence[Database]:
         """In the server's order."""
         said = self._http.get("tenants", tenant, "databases", limit=limit, offset=offset or None)
-        return [_database(each) for each in said]
+        return [wire.database(each) for each in said]
 
     def delete_database(self, name: str, tenant: str) -> None:
         """Raises NotFoundError."""
@@ -124,7 +123,7 @@ class Server(ServerAPI):
 
     def count_collections(self, tenant: str, database: str) -> int:
         """How many collections a database has."""
-        return int(self._http.get("tenants", tenant, "databases", database, "collections_count"))
+        return wire.number(self._http.get("tenants", tenant, "databases", database, "collections_count"))
 
     def delete_collection(self, name: str, tenant: str, database: str) -> None:
         """Raises NotFoundError."""
@@ -165,7 +164,15 @@ class Server(ServerAPI):
         said = self._http.post(*self._route(collection), "delete", body=body)
         return wire.Deleted(int((said or {}).get("deleted", 0)))
 
-    def search(self, collection: UUID, searches: Sequence[Search], sparse: SparseSettings, read_level: ReadLevel) -> SearchResult:
+    def search(
+        self,
+        collection: UUID,
+        searches: Sequence[Search],
+        sparse: SparseSettings,
+        read_level: ReadLevel,
+        *,
+        rebuilt: int | None = None,
+    ) -> SearchResult:
         """Raises ChromaError on a server that cannot search, as Chroma's local one."""
         body = {"searches": [each.to_dict() for each in searches], "read_level": str(read_level)}
         said = self._http.read(*self._route(collection), "search", body=body)
@@ -181,14 +188,14 @@ class Server(ServerAPI):
 
     def fork_count(self, collection: UUID) -> int:
         """How many forks there are in the collection's lineage."""
-        return int(self._http.get(*self._route(collection), "fork_count")["count"])
+        return wire.number(self._http.get(*self._route(collection), "fork_count"), "count")
 
     def rebuild(
         self,
         collection: UUID,
         vectors_of: VectorsOf,
         key: str,
-        changes: Mapping[str, Any],
+        changes: Callable[[Entry], Mapping[str, Any]],
         *,
         batch_size: int,
         progress: Callable[[int, int], object] | None = None,
@@ -202,7 +209,7 @@ class Server(ServerAPI):
 
     def count(self, collection: UUID, read_level: ReadLevel) -> int:
         """As of the last write, or as the read level says."""
-        return int(self._http.get(*self._route(collection), "count", read_level=str(read_level)))
+        return wire.number(self._http.get(*self._route(collection), "count", read_level=str(read_level)))
 
     def compact(self, collection: UUID) -> None:
         """Raises NotImplementedError: no server offers it."""
@@ -243,7 +250,3 @@ class Server(ServerAPI):
 
 def _collections(tenant: str, database: str) -> tuple[str, ...]:
     return "tenants", tenant, "databases", database, "collections"
-
-
-def _database(said: Mapping[str, Any]) -> Database:
-    return Database(id=UUID(said["id"]), name=said["name"], tenant=said["tenant"])

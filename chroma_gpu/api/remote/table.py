@@ -50,7 +50,7 @@ class RemoteTable:
 
     def count(self) -> int:
         """How many records there are."""
-        return int(self._http.get(*self._route, "count", read_level="index_and_wal"))
+        return wire.number(self._http.get(*self._route, "count", read_level="index_and_wal"))
 
     def dim(self) -> int | None:
         """Length of the vectors; None before the first one."""

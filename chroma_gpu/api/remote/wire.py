@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
 import numpy as np
 
 from chroma_gpu.api.collection_model import Collection
+from chroma_gpu.api.types import Database, UserIdentity
 from chroma_gpu.engine.catalog import Entry
+from chroma_gpu.errors import ChromaError
 from chroma_gpu.filter import And, DocumentOperator, Eq, Expr, InRows, Or, to_dict
 from chroma_gpu.records import TYPE_KEY, Column, Hits, Metadata, Metric, RecordBatch, SparseVector, Vectors
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _NAMES = {
     Column.METADATA: "metadatas",
@@ -39,6 +45,46 @@ class Deleted:
     removed: int
 
 
+def reads(form: Callable[P, T]) -> Callable[P, T]:
+    """Around what makes values of an answer. Raises ChromaError for JSON of another form, as some other service may give."""
+
+    @functools.wraps(form)
+    def reading(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return form(*args, **kwargs)
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise ChromaError(
+                "The server's answer has another form than Chroma's.", hint="Is it the address of a Chroma server?"
+            ) from error
+
+    return reading
+
+
+@reads
+def number(said: Any, name: str | None = None) -> int:
+    """A whole number, or the one of this name."""
+    return int(said if name is None else said[name])
+
+
+@reads
+def identity(said: Mapping[str, Any]) -> UserIdentity:
+    """Whom the server takes the client for."""
+    return UserIdentity(said["user_id"], said.get("tenant"), said.get("databases"), said.get("attributes"))
+
+
+@reads
+def tenant(said: Mapping[str, Any]) -> str:
+    """A tenant's name."""
+    return str(said["name"])
+
+
+@reads
+def database(said: Mapping[str, Any]) -> Database:
+    """A database as the server describes it."""
+    return Database(id=UUID(said["id"]), name=said["name"], tenant=said["tenant"])
+
+
+@reads
 def entry(said: Mapping[str, Any]) -> Entry:
     """A collection as the server describes it. Where it keeps the records is its own business."""
     configuration = said.get("configuration_json") or {}
@@ -57,6 +103,7 @@ def entry(said: Mapping[str, Any]) -> Entry:
     )
 
 
+@reads
 def model(said: Mapping[str, Any]) -> Collection:
     """A collection as the server describes it, in full."""
     shown = entry(said)
@@ -130,11 +177,13 @@ def vectors(given: Vectors, *, base64_vectors: bool) -> list[Any]:
     return [base64.b64encode(row).decode("ascii") for row in little]
 
 
+@reads
 def records(said: Mapping[str, Any], columns: frozenset[Column]) -> RecordBatch:
     """The records of a ``get``."""
     return _batch(said["ids"], {name: said.get(name) for name in _NAMES.values()}, columns)
 
 
+@reads
 def answer(said: Mapping[str, Any], columns: frozenset[Column]) -> Answer:
     """The hits of a ``query``; each hit is a record of its own, numbered through all queries."""
     counts = np.array([len(ids) for ids in said["ids"]], np.int32)
@@ -142,9 +191,9 @@ def answer(said: Mapping[str, Any], columns: frozenset[Column]) -> Answer:
     hits = Hits.empty(len(counts), int(counts.max(initial=0)))
     distances = said.get("distances") or [[0.0] * count for count in counts]
     first = 0
-    for query, count in enumerate(counts):
+    for query, (count, row) in enumerate(zip(counts, distances, strict=True)):
         hits.rows[query, :count] = np.arange(first, first + count)
-        hits.distances[query, :count] = distances[query]
+        hits.distances[query, :count] = np.array(row, np.float32).reshape(count)
         first += count
     hits.counts[:] = counts
     return Answer(hits, _batch(_chained(said["ids"]), flat, columns), {row: row for row in range(first)})
@@ -163,6 +212,8 @@ def metadata(said: Mapping[str, Any] | None) -> Metadata | None:
 def _batch(ids: list[str], said: Mapping[str, Any], columns: frozenset[Column]) -> RecordBatch:
     def column(which: Column) -> Any:
         values = said.get(_NAMES[which])
+        if values is not None and len(values) != len(ids):
+            raise ValueError(f"{len(values)} {_NAMES[which]} for {len(ids)} ids")
         return None if which not in columns else values if values is not None else [None] * len(ids)
 
     metadatas = column(Column.METADATA)

@@ -10,6 +10,7 @@ from chroma_gpu.api.schema.index_configs import DOCUMENT_KEY, EMBEDDING_KEY
 from chroma_gpu.api.schema.value_types import FLOAT_LIST_VALUE_NAME, SLOTS, SPARSE_VECTOR_VALUE_NAME, STRING_VALUE_NAME
 from chroma_gpu.errors import InvalidArgumentError
 from chroma_gpu.filter import And, DocumentOperator, Expr, Operator, Or
+from chroma_gpu.filter.column import Kind, stored
 
 
 def check_schema(given: Mapping[str, Any]) -> None:
@@ -46,7 +47,7 @@ def check_filter(schema: Mapping[str, Any] | None, expr: Expr | None) -> None:
                 raise InvalidArgumentError("Cannot filter using full-text search because FTS indexing is disabled", hint=_HINT)
             continue
         operands = condition.operand if isinstance(condition.operand, tuple) else (condition.operand,)
-        for shown, name, index in {_INDEXES[type(operand)] for operand in operands if type(operand) in _INDEXES}:
+        for shown, name, index in {_INDEXES[kept[0]] for kept in map(stored, operands) if kept is not None}:
             usual = _enabled(defaults, name, index, default=True)
             if not _enabled(keys.get(condition.field, {}), name, index, default=usual):
                 raise InvalidArgumentError(
@@ -56,11 +57,11 @@ def check_filter(schema: Mapping[str, Any] | None, expr: Expr | None) -> None:
 
 
 _HINT: Final = "The schema of the collection turned this index off with delete_index, which is for good."
-_INDEXES: Final[Mapping[type, tuple[str, str, str]]] = {
-    str: ("Str", "string", "string_inverted_index"),
-    int: ("Int", "int", "int_inverted_index"),
-    float: ("Float", "float", "float_inverted_index"),
-    bool: ("Bool", "bool", "bool_inverted_index"),
+_INDEXES: Final[Mapping[Kind, tuple[str, str, str]]] = {
+    Kind.STR: ("Str", "string", "string_inverted_index"),
+    Kind.INT: ("Int", "int", "int_inverted_index"),
+    Kind.FLOAT: ("Float", "float", "float_inverted_index"),
+    Kind.BOOL: ("Bool", "bool", "bool_inverted_index"),
 }
 _NAMES: Final[Mapping[str, str]] = {
     "fts_index": "Full text search / regular expression index",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
@@ -68,11 +69,11 @@ class IndexSettings:
 def _number(name: str, value: Any, *, kind: type[int] | type[float] = int) -> int | float:
     try:
         number = kind(value)
-        exact = isinstance(value, str) or number == value
+        exact = (isinstance(value, str) or number == value) and -(2**63) <= number < 2**63
     except (TypeError, ValueError, OverflowError):
         exact = False
     if not exact:
-        raise ValueError(f"{name} should be a valid {'integer' if kind is int else 'number'}, got {value!r}")
+        raise ValueError(f"{name} should be a valid {'integer' if kind is int else 'number'}, got {reprlib.repr(value)}")
     return number
 
 

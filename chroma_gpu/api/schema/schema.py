@@ -109,12 +109,13 @@ class Schema:
 
     @classmethod
     def deserialize_from_json(cls, json_data: dict[str, Any]) -> Schema:
-        """What ``serialize_to_json`` gave. Warns of an embedding function that is not known here; it is None then."""
-        made = cls.__new__(cls)
-        made.defaults = serialized.read(json_data.get("defaults", {}))
-        made.keys = {key: serialized.read(types) for key, types in json_data.get("keys", {}).items()}
-        cmek = json_data.get("cmek")
-        made.cmek = None if cmek is None else Cmek.from_dict(cmek)
+        """What ``serialize_to_json`` gave. Warns of an embedding function that is not known here; it is None then. Raises ValueError."""
+        expect = serialized.json_object
+        made, given = cls.__new__(cls), expect("schema", json_data)
+        made.defaults = serialized.read(expect("defaults", given.get("defaults", {})))
+        made.keys = {key: serialized.read(expect(key, types)) for key, types in expect("keys", given.get("keys", {})).items()}
+        cmek = given.get("cmek")
+        made.cmek = None if cmek is None else Cmek.from_dict({**expect("cmek", cmek)})
         return made
 
     def _set(self, config: IndexConfig | None, key: str | None, enabled: bool) -> Schema:

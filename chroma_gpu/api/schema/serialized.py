@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -23,17 +24,27 @@ def written(types: ValueTypes) -> dict[str, Any]:
 
 
 def read(given: Mapping[str, Any]) -> ValueTypes:
-    """What ``written`` gave. Warns of an embedding function that is not known here."""
+    """What ``written`` gave. Warns of an embedding function that is not known here. Raises ValueError."""
     types = ValueTypes()
     for slot in SLOTS:
         if slot.value_name not in given:
             continue
         if getattr(types, slot.value) is None:
             setattr(types, slot.value, slot.value_type())
-        index = given[slot.value_name].get(slot.index)
+        index = json_object(slot.value_name, given[slot.value_name]).get(slot.index)
         if index is not None:
-            slot.put(types, index.get("enabled", True), _read_config(slot.config, index.get("config", {})))
+            enabled, config = json_object(slot.index, index).get("enabled", True), index.get("config", {})
+            if not isinstance(enabled, bool):
+                raise ValueError(f"enabled of {slot.index} should be a valid boolean, got {enabled!r}")
+            slot.put(types, enabled, _read_config(slot.config, json_object(f"config of {slot.index}", config)))
     return types
+
+
+def json_object(name: str, given: Any) -> Mapping[str, Any]:
+    """The same. Raises ValueError for what is no JSON object."""
+    if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+        raise ValueError(f"{name} should be a dictionary with texts as keys, got {reprlib.repr(given)}")
+    return given
 
 
 def _written_config(config: IndexSettings) -> dict[str, Any]:
@@ -87,6 +98,7 @@ def _read_config(kind: type[IndexSettings], given: Mapping[str, Any]) -> IndexSe
 
 
 def _function(stored: Mapping[str, Any], known: Mapping[str, Any], what: str) -> Any:
+    json_object("embedding_function", stored)
     if stored.get("type") == "legacy" or (stored.get("type") == "unknown" and known is sparse_known_embedding_functions):
         return None
     try:

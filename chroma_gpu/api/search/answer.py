@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
@@ -17,6 +18,7 @@ from chroma_gpu.engine import ranking
 from chroma_gpu.engine.table import Ranked, Table
 from chroma_gpu.errors import InvalidArgumentError
 from chroma_gpu.filter import Expr
+from chroma_gpu.filter.column import nearest_float
 from chroma_gpu.records import Column, Metadata, RecordBatch, SparseVector
 
 SparseSettings = Callable[[str], tuple[bool, bool]]
@@ -107,7 +109,7 @@ def _question(search: Search, sparse: SparseSettings) -> _Question:
     said = search.to_dict()
     page = Limit.from_dict(said["limit"])
     return _Question(
-        rank=None if said["rank"] is None else _rank(ranks.Rank.from_dict(said["rank"]), sparse),
+        rank=None if said["rank"] is None else _rank(ranks.parsed(said["rank"]), sparse),
         expr=expr,
         groups=_groups(search._group_by),
         limit=page.limit,
@@ -150,9 +152,10 @@ def _leaf(knn: ranks.Knn, sparse: SparseSettings) -> ranking.Rank:
 
 
 def _number(name: str, value: Any) -> float:
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise InvalidArgumentError(f"{name} must be a finite number, got {value!r}")
-    return float(value)
+    number = nearest_float(value) if isinstance(value, int | float) else math.nan
+    if not math.isfinite(number):
+        raise InvalidArgumentError(f"{name} must be a finite number, got {reprlib.repr(value)}")
+    return number
 
 
 def _groups(group_by: GroupBy) -> ranking.Groups | None:

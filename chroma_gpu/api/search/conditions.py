@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import and_, or_
 from types import UnionType
 from typing import Any, ClassVar, Final, TypeAlias
 
-from chroma_gpu.api.search.expression import Expression, expect
+from chroma_gpu.api.search.expression import Expression, check_json_size, expect
+from chroma_gpu.api.where import MAX_CLAUSES, MAX_DEPTH
 
 Literal: TypeAlias = str | int | float | bool
 
@@ -21,24 +20,15 @@ class Where(Expression):
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> Where:
-        """The condition that a dictionary means. Raises TypeError, ValueError."""
-        expect(data, dict, "Expected dict for Where")
-        if not data:
-            raise ValueError("Where dict cannot be empty")
-        for token, join in _JOINS.items():
-            if token in data:
-                return reduce(join, _children(data, token))
-        if len(data) != 1:
-            raise ValueError(f"Where dict must contain exactly one field, got {len(data)}")
-        [(field, condition)] = data.items()
-        expect(field, str, "Field name must be a string")
-        return _condition(Key(field), condition)
+        """The condition that a dictionary means. Raises TypeError, ValueError, InvalidArgumentError for one that is too large."""
+        check_json_size(data, MAX_DEPTH, MAX_CLAUSES)
+        return _where(data)
 
     def __and__(self, other: Where) -> And:
-        return And([*_parts(self, And), *_parts(other, And)])
+        return And(_parts((self, other), And))
 
     def __or__(self, other: Where) -> Or:
-        return Or([*_parts(self, Or), *_parts(other, Or)])
+        return Or(_parts((self, other), Or))
 
 
 @dataclass(eq=False)
@@ -241,7 +231,6 @@ def name_of(key: Key | str) -> str:
     return key.name if isinstance(key, Key) else key
 
 
-_JOINS: Final[Mapping[str, Callable[[Where, Where], Where]]] = {And.token: and_, Or.token: or_}
 _MAKERS: Final[Mapping[str, Callable[[Key, Any], Where]]] = {
     Eq.token: Key.__eq__,
     Ne.token: Key.__ne__,
@@ -264,13 +253,28 @@ _OPERANDS: Final[Mapping[str, tuple[type | UnionType, str]]] = {
 """Which operands are taken, and how that is said; the operators that are not here take any."""
 
 
+def _where(data: Any) -> Where:
+    expect(data, dict, "Expected dict for Where")
+    if not data:
+        raise ValueError("Where dict cannot be empty")
+    for branch in (And, Or):
+        if branch.token in data:
+            children = _children(data, branch.token)
+            return children[0] if len(children) == 1 else branch(_parts(children, branch))
+    if len(data) != 1:
+        raise ValueError(f"Where dict must contain exactly one field, got {len(data)}")
+    [(field, condition)] = data.items()
+    expect(field, str, "Field name must be a string")
+    return _condition(Key(field), condition)
+
+
 def _children(data: dict[str, Any], token: str) -> list[Where]:
     expect(data[token], list, f"{token} must be a list")
     if not data[token]:
         raise ValueError(f"{token} requires at least one condition")
     if len(data) > 1:
         raise ValueError(f"{token} cannot be combined with other fields in the same dict")
-    return [Where.from_dict(each) for each in data[token]]
+    return [_where(each) for each in data[token]]
 
 
 def _condition(key: Key, condition: Any) -> Where:
@@ -288,5 +292,6 @@ def _condition(key: Key, condition: Any) -> Where:
     return _MAKERS[token](key, operand)
 
 
-def _parts(where: Where, branch: type[_Branch]) -> list[Where]:
-    return where.conditions if isinstance(where, _Branch) and type(where) is branch else [where]
+def _parts(conditions: Sequence[Where], branch: type[_Branch]) -> list[Where]:
+    """What a branch of these conditions has: its own kind is not nested."""
+    return [part for each in conditions for part in (each.conditions if isinstance(each, branch) else [each])]

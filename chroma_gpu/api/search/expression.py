@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain, islice
 from types import UnionType
-from typing import Any
+from typing import Any, TypeVar
 
 from chroma_gpu.errors import InvalidArgumentError
+
+T = TypeVar("T")
 
 
 class Expression(ABC):
@@ -28,12 +30,31 @@ class Expression(ABC):
 
 def check_size(expression: Expression, depth: int, parts: int) -> None:
     """Raises InvalidArgumentError for an expression that is too deep or too large.  Walks without recursion, and not beyond the limits."""
-    seen, level = 1, [expression]
+    _check(expression, _inner_expressions, depth, parts)
+
+
+def check_json_size(data: Any, depth: int, parts: int) -> None:
+    """``check_size`` of a JSON form, before it is parsed. What no expression can be is left to the parser.
+
+    An expression takes at most two containers a level and three more for its operand, and six in all.
+    """
+    _check(data, _inner_containers, 2 * depth + 3, 6 * parts)
+
+
+def _inner_expressions(expression: Expression) -> Iterator[Expression]:
+    values = chain.from_iterable(value if isinstance(value, (list, tuple)) else (value,) for value in vars(expression).values())
+    return (value for value in values if isinstance(value, Expression))
+
+
+def _inner_containers(container: Any) -> Iterator[Any]:
+    values = container.values() if isinstance(container, dict) else container if isinstance(container, (list, tuple)) else ()
+    return (value for value in values if isinstance(value, (dict, list, tuple)))
+
+
+def _check(whole: T, inner: Callable[[T], Iterator[T]], depth: int, parts: int) -> None:
+    seen, level = 1, [whole]
     for _ in range(depth):
-        inner = (
-            part for each in level for value in vars(each).values() for part in (value if isinstance(value, list) else [value])
-        )
-        level = list(islice((part for part in inner if isinstance(part, Expression)), parts - seen + 1))
+        level = list(islice(chain.from_iterable(map(inner, level)), parts - seen + 1))
         seen += len(level)
         if seen > parts:
             raise InvalidArgumentError(f"an expression has more than {parts} parts.", hint="Ask for less in one search.")

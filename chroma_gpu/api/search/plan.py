@@ -120,6 +120,7 @@ class GroupBy(Expression):
     def to_dict(self) -> dict[str, Any]:
         if not self.keys or self.aggregate is None:
             return {}
+        expect(self.aggregate, Aggregate, "GroupBy aggregate must be an Aggregate")
         return {"keys": _names(self.keys), "aggregate": self.aggregate.to_dict()}
 
     @staticmethod
@@ -224,6 +225,8 @@ def _keys(keys: Any, of: str) -> list[Key | str]:
     expect(keys, (list, tuple), f"{of} keys must be a list")
     if not keys:
         raise ValueError(f"{of} keys cannot be empty")
+    for each in keys:
+        expect(each, str | Key, f"{of} key must be a string")
     return [Key(each) if isinstance(each, str) else each for each in keys]
 
 

@@ -9,14 +9,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from numbers import Real
-from operator import add, mul
+from operator import add
 from typing import Any, ClassVar, Final, TypeAlias, TypeVar
 
 import numpy as np
 
 from chroma_gpu.api import validate
 from chroma_gpu.api.search.conditions import Key, name_of
-from chroma_gpu.api.search.expression import Expression, expect, only_item
+from chroma_gpu.api.search.expression import Expression, check_json_size, expect, only_item
+from chroma_gpu.api.where import MAX_CLAUSES, MAX_DEPTH
 from chroma_gpu.records import SPARSE_VECTOR_TYPE, TYPE_KEY, SparseVector
 
 Number: TypeAlias = float | int
@@ -30,11 +31,9 @@ class Rank(Expression):
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> Rank:
-        """The ranking that a dictionary means. Raises TypeError, ValueError."""
-        token, operand = only_item(data, "Rank")
-        if token not in _PARSERS:
-            raise ValueError(f"Unknown rank operator: {token}")
-        return _PARSERS[token](operand)
+        """The ranking that a dictionary means. Raises TypeError, ValueError, InvalidArgumentError for one that is too large."""
+        check_json_size(data, MAX_DEPTH, MAX_CLAUSES)
+        return parsed(data)
 
     @abstractmethod
     def mapped(self, change: Callable[[Knn], Rank]) -> Rank:
@@ -275,10 +274,18 @@ class Rrf(Rank):
 Many = TypeVar("Many", bound=_OfMany)
 
 
-def _joined(kind: type[Many], left: Any, right: Any) -> Many:
-    """One operation on both sides; a side that is this operation already is not nested."""
-    sides = _rank(left), _rank(right)
-    return kind([part for side in sides for part in (side.ranks if isinstance(side, kind) else [side])])
+def parsed(data: Any) -> Rank:
+    """``Rank.from_dict`` of what is known to be no larger than it may be. Raises TypeError, ValueError."""
+    token, operand = only_item(data, "Rank")
+    if token not in _PARSERS:
+        raise ValueError(f"Unknown rank operator: {token}")
+    return _PARSERS[token](operand)
+
+
+def _joined(kind: type[Many], *operands: Any) -> Many:
+    """One operation on all operands; one that is this operation already is not nested."""
+    ranks = map(_rank, operands)
+    return kind([part for rank in ranks for part in (rank.ranks if isinstance(rank, kind) else [rank])])
 
 
 def _rank(given: Any) -> Rank:
@@ -289,12 +296,12 @@ def _rank(given: Any) -> Rank:
     return Val(given if isinstance(given, int | float) else float(given))
 
 
-def _parse_many(kind: type[_OfMany], join: Callable[[Rank, Rank], Rank]) -> Callable[[Any], Rank]:
+def _parse_many(kind: type[_OfMany]) -> Callable[[Any], Rank]:
     def parse(operands: Any) -> Rank:
         expect(operands, (list, tuple), f"{kind.token} requires a list")
         if len(operands) < 2:
             raise ValueError(f"{kind.token} requires at least 2 ranks, got {len(operands)}")
-        return reduce(join, [Rank.from_dict(each) for each in operands])
+        return _joined(kind, *map(parsed, operands))
 
     return parse
 
@@ -304,7 +311,7 @@ def _parse_two(kind: type[_OfTwo]) -> Callable[[Any], Rank]:
         expect(operands, dict, f"{kind.token} requires a dict with 'left' and 'right'")
         if "left" not in operands or "right" not in operands:
             raise ValueError(f"{kind.token} requires 'left' and 'right' fields")
-        return kind(Rank.from_dict(operands["left"]), Rank.from_dict(operands["right"]))
+        return kind(parsed(operands["left"]), parsed(operands["right"]))
 
     return parse
 
@@ -312,7 +319,7 @@ def _parse_two(kind: type[_OfTwo]) -> Callable[[Any], Rank]:
 def _parse_one(kind: type[_OfOne]) -> Callable[[Any], Rank]:
     def parse(operand: Any) -> Rank:
         expect(operand, dict, f"{kind.token} requires a rank dict")
-        return kind(Rank.from_dict(operand))
+        return kind(parsed(operand))
 
     return parse
 
@@ -354,6 +361,6 @@ _PARSERS: Final[Mapping[str, Callable[[Any], Rank]]] = {
     "$knn": _parse_knn,
     **{kind.token: _parse_one(kind) for kind in (Abs, Exp, Log)},
     **{kind.token: _parse_two(kind) for kind in (Sub, Div)},
-    **{kind.token: _parse_many(kind, join) for kind, join in ((Sum, add), (Mul, mul), (Max, Rank.max), (Min, Rank.min))},
+    **{kind.token: _parse_many(kind) for kind in (Sum, Mul, Max, Min)},
 }
 """How the operand of each operator is read."""

@@ -175,7 +175,7 @@ class Remote(Configured):
             found = self.read(response.json())
             if not isinstance(found, list):
                 raise TypeError("no list of values")
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise failure(f"an answer of another form than expected: {self._excerpt(response)}") from error
         if len(found) != len(batch):
             raise failure(f"{len(found)} values for {len(batch)} inputs")
@@ -183,7 +183,7 @@ class Remote(Configured):
         for position, each in enumerate(found, start):
             try:
                 values.append(self.value(each))
-            except (LookupError, TypeError, ValueError) as error:
+            except (LookupError, TypeError, ValueError, OverflowError) as error:
                 raise failure(f"no usable value for input {position}: {str(each)[:_EXCERPT]}") from error
         return values
 
@@ -203,6 +203,9 @@ class Remote(Configured):
                     params=dict(request.params) or None,
                     timeout=self.timeout,
                 )
+            except httpx.LocalProtocolError:
+                # Without its text and cause: they show the header, which may be a secret.
+                raise failure("nothing: a header cannot be sent, it must be printable with no space around it") from None
             except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
                 reason, cause = f"{type(error).__name__}: {error}", error
                 if not isinstance(error, httpx.TransportError) or isinstance(
@@ -332,15 +335,15 @@ def _wait(attempt: int) -> float:
 
 
 def _retry_after(header: str | None) -> float | None:
-    """Seconds that the service asks for: a number or a date, None for anything else."""
+    """Seconds that the service asks for: a number or a date to come, None for anything else."""
     if header is None:
         return None
     try:
-        return max(0.0, float(header))
+        asked = float(header)
     except ValueError:
-        pass
-    try:
-        when: float = parsedate_to_datetime(header).timestamp()
-    except (ValueError, OverflowError):
-        return None
-    return max(0.0, when - time.time())
+        try:
+            asked = parsedate_to_datetime(header).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    # A date that is over, by one of the two clocks, says nothing of how long to wait.
+    return asked if asked >= 0 else None
