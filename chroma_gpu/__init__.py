@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         HttpClient,
         PersistentClient,
         RustClient,
+        configure,
+        get_settings,
     )
     from chroma_gpu.api.types import (
         URI,
@@ -85,7 +87,7 @@ _NAMES: Final = {
     "chroma_gpu.api.models.Collection": "Collection",
     "chroma_gpu.api.open": """
         AsyncEphemeralClient AsyncHttpClient AsyncPersistentClient Client CloudClient EphemeralClient HttpClient
-        PersistentClient RustClient
+        PersistentClient RustClient configure get_settings
     """,
     "chroma_gpu.api.types": """
         BoolInvertedIndexConfig Cmek CmekProvider CollectionMetadata DataLoader Documents EmbeddingFunction Embeddings
@@ -161,6 +163,8 @@ __all__ = [
     "WhereDocument",
     "__version__",
     "compat_version",
+    "configure",
+    "get_settings",
 ]
 
 

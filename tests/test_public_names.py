@@ -36,6 +36,8 @@ OURS = [
     "Settings",
     "__version__",
     "compat_version",
+    "configure",
+    "get_settings",
 ]
 
 

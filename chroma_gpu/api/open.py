@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from pathlib import Path
-from typing import Final
+from typing import Any, ClassVar, Final
 
 from chroma_gpu.api.async_client import AsyncClient
 from chroma_gpu.api.client import Client as ClientAPI
@@ -128,8 +128,24 @@ def CloudClient(  # noqa: N802  Chroma's name
 def Client(  # noqa: N802  Chroma's name
     settings: Settings | None = None, tenant: str = DEFAULT_TENANT, database: str = DEFAULT_DATABASE
 ) -> ClientAPI:
-    """The client that the settings describe: in memory by default, of a directory, or of a server."""
-    return ClientAPI(tenant, database, copy(settings) if settings is not None else Settings())
+    """The client that the settings describe: in memory by default, of a directory, or of a server. Without any, those of ``configure``."""
+    return ClientAPI(tenant, database, copy(settings if settings is not None else get_settings()))
+
+
+def configure(**given: Any) -> None:
+    """Set what ``Client()`` takes where it is given no settings. Raises ValueError for an unknown setting; nothing changes then."""
+    _Configured.settings = Settings(**given)
+
+
+def get_settings() -> Settings:
+    """What ``configure`` has set; the defaults before it was called."""
+    return _Configured.settings if _Configured.settings is not None else Settings()
+
+
+class _Configured:
+    """The settings of this process: Chroma's API has one such value, and so it is shared."""
+
+    settings: ClassVar[Settings | None] = None
 
 
 def _embedded(settings: Settings | None, path: str | Path | None) -> Settings:

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from chroma_gpu import AdminClient, Client, EphemeralClient, PersistentClient
+from chroma_gpu import AdminClient, Client, EphemeralClient, PersistentClient, configure, get_settings
 from chroma_gpu.api.client import Client as ClientClass
 from chroma_gpu.api.client import SharedSystemClient
 from chroma_gpu.api.shared import SharedEngines
@@ -147,3 +147,17 @@ def test_a_path_may_begin_with_the_home_directory(tmp_path, monkeypatch):
         client.create_collection("some")
     assert (tmp_path / "data" / "catalog").is_dir()
     assert not (tmp_path / "~").exists()
+
+
+def test_settings_of_the_process(tmp_path, monkeypatch):
+    monkeypatch.setattr("chroma_gpu.api.open._Configured.settings", None)
+    assert get_settings() == Settings()
+    configure(is_persistent=True, persist_directory=str(tmp_path / "data"), allow_reset=True)
+    assert get_settings().allow_reset
+    with Client() as client:
+        client.create_collection("some")
+        assert client.reset()
+    assert (tmp_path / "data" / "catalog").is_dir()
+    with pytest.raises(ValueError, match="unknown setting"):
+        configure(colour="red")
+    assert get_settings().allow_reset
