@@ -130,9 +130,7 @@ class Table:
         def attempt() -> Found:
             view = self._caught_up()
             _check_dim(view, queries.shape[1])
-            if ids is not None:
-                _check_ids(ids, self._store.rows_of(ids))
-            candidates, steps = self._candidates(view, expr, ids)
+            candidates, steps = self._candidates(view, expr, ids, all_known=True)
             hits, plan = self._nearest(view, queries, k, candidates)
             rows = np.unique(hits.rows[hits.rows != NO_ROW])
             records = self._store.read(rows, columns)
@@ -282,11 +280,20 @@ class Table:
         self._indexes.close()
 
     def _candidates(
-        self, view: View, expr: Expr | None, ids: Sequence[str] | None, fields: FieldsView | None = None
+        self,
+        view: View,
+        expr: Expr | None,
+        ids: Sequence[str] | None,
+        fields: FieldsView | None = None,
+        *,
+        all_known: bool = False,
     ) -> tuple[RowSet, Sequence[Step]]:
+        """What passes, and how that was found. ``all_known``: raises UnknownID for an id that no record has."""
         within, seen = view.live, _Seen(self._store, view.live.size)
         if ids is not None:
             rows = seen.rows_of(ids)
+            if all_known:
+                _check_ids(ids, rows)
             within = within & RowSet.of(rows[rows != NO_ROW], within.size)
         if expr is None:
             return within, ()

@@ -20,6 +20,17 @@ NomicQueryConfig: TypeAlias = dict[str, Any]
 OLLAMA_MODEL: Final = "chroma/all-minilm-l6-v2-f32"
 
 
+class _TextsAndImages:
+    """For services that take both, also in one call."""
+
+    def checked_inputs(self, inputs: Any) -> list[Any]:
+        """Raises ValueError for what is neither text nor image."""
+        listed = [inputs] if isinstance(inputs, str) else list(inputs)
+        if not all(isinstance(each, str) or is_image(each) for each in listed):
+            raise ValueError("Input must be a list of text documents (str) and images (numpy arrays).")
+        return listed
+
+
 class CohereEmbeddingFunction(AsksDifferently, RemoteEmbeddingFunction[Embeddable]):
     """Cohere's models, for texts or for images. Search queries are embedded as such, which Cohere's models need."""
 
@@ -72,7 +83,7 @@ class CohereEmbeddingFunction(AsksDifferently, RemoteEmbeddingFunction[Embeddabl
         return ["ip"] if self.model_name == "embed-multilingual-v2.0" else ["cosine", "l2", "ip"]
 
 
-class JinaEmbeddingFunction(AsksDifferently, RemoteEmbeddingFunction[Embeddable]):
+class JinaEmbeddingFunction(AsksDifferently, _TextsAndImages, RemoteEmbeddingFunction[Embeddable]):
     """Jina's models, for texts and images in any mix.
 
     late_chunking  all inputs are read as one text before each gets its vector, so they are sent in one request
@@ -106,13 +117,6 @@ class JinaEmbeddingFunction(AsksDifferently, RemoteEmbeddingFunction[Embeddable]
         self.embedding_type = embedding_type
         self.normalized = normalized
         self.query_config = query_config
-
-    def checked_inputs(self, inputs: Any) -> list[Any]:
-        """Raises ValueError for what is neither text nor image."""
-        listed = [inputs] if isinstance(inputs, str) else list(inputs)
-        if not all(isinstance(each, str) or is_image(each) for each in listed):
-            raise ValueError("Input must be a list of text documents (str) and images (numpy arrays).")
-        return listed
 
     def request(self, batch: Sequence[Any], query: bool) -> Request:
         """Texts as they are; objects as soon as there is an image."""
@@ -278,7 +282,7 @@ class CloudflareWorkersAIEmbeddingFunction(RemoteEmbeddingFunction[Documents]):
         return answer["result"]["data"]  # type: ignore[no-any-return]
 
 
-class RoboflowEmbeddingFunction(RemoteEmbeddingFunction[Embeddable]):
+class RoboflowEmbeddingFunction(_TextsAndImages, RemoteEmbeddingFunction[Embeddable]):
     """CLIP on Roboflow's service or an inference server of its kind: texts and images in any mix, one per request.
 
     The service takes the key in the URL, which a log of URLs (httpx's at level INFO) therefore shows.
@@ -295,13 +299,6 @@ class RoboflowEmbeddingFunction(RemoteEmbeddingFunction[Embeddable]):
     ) -> None:
         self.api_key_env_var, self.key = require_key(api_key, api_key_env_var, "ROBOFLOW_API_KEY")
         self.api_url = api_url
-
-    def checked_inputs(self, inputs: Any) -> list[Any]:
-        """Raises ValueError for what is neither text nor image."""
-        listed = [inputs] if isinstance(inputs, str) else list(inputs)
-        if not all(isinstance(each, str) or is_image(each) for each in listed):
-            raise ValueError("Input must be a list of text documents (str) and images (numpy arrays).")
-        return listed
 
     def request(self, batch: Sequence[Any], query: bool) -> Request:
         """One text or one image."""
