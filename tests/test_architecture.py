@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "chroma_gpu"
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 
-GROUND = {"errors", "config", "records", "rowset", "rwlock", "device", ""}
+GROUND = {"errors", "config", "records", "rowset", "roaring", "values", "words", "bytecache", "rwlock", "device", ""}
 MAY_IMPORT = {
     **dict.fromkeys(GROUND, GROUND),
     "kernels": GROUND,

@@ -12,8 +12,8 @@ import numpy as np
 
 from chroma_gpu.embed import normalize_embeddings, validate_embeddings
 from chroma_gpu.errors import ChromaError, DuplicateIDError, InvalidArgumentError
-from chroma_gpu.filter.column import nearest_float
 from chroma_gpu.records import TYPE_KEY, SparseVector, Vectors
+from chroma_gpu.values import nearest_float
 
 INCLUDE: Final = ("documents", "embeddings", "metadatas", "distances", "uris", "data")
 _SCALARS: Final = frozenset((str, int, float, bool))

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from chroma_gpu.errors import InvalidArgumentError
-from chroma_gpu.filter.column import Kind, stored
 from chroma_gpu.records import Hits, Metadata, Rows, SparseVector, Vectors
+from chroma_gpu.values import Kind, stored
 
 Scores: TypeAlias = npt.NDArray[np.float64]
 

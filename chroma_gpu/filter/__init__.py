@@ -6,7 +6,6 @@ reference) and how to find its rows from typed columns (``rows``) or in texts.
 
 from __future__ import annotations
 
-from chroma_gpu.filter.column import Kind, Scalar
 from chroma_gpu.filter.columns import Columns, ColumnStatistics, ColumnView
 from chroma_gpu.filter.documents import (
     DOCUMENT_OPERATORS,
@@ -19,6 +18,7 @@ from chroma_gpu.filter.documents import (
 )
 from chroma_gpu.filter.expr import MAX_DEPTH, And, Expr, InIds, InRows, Or, Records, Step, evaluate, matches, to_dict
 from chroma_gpu.filter.operators import OPERATORS, Contains, Eq, Gt, Gte, In, Lt, Lte, Ne, NotContains, NotIn, Operator
+from chroma_gpu.values import Kind, Scalar
 
 __all__ = [
     "DOCUMENT_OPERATORS",

@@ -9,42 +9,15 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from chroma_gpu.records import Rows
+from chroma_gpu.values import INT_MAX, INT_MIN, Kind, Scalar, nearest_float
 
-Scalar: TypeAlias = str | int | float | bool
 Flags: TypeAlias = npt.NDArray[np.bool_]
-
-
-class Kind(StrEnum):
-    """The types of a metadata value, or of an element of a metadata array. bool is not an int."""
-
-    BOOL = "bool"
-    INT = "int"
-    FLOAT = "float"
-    STR = "str"
-
-
-def stored(value: object) -> tuple[Kind, Scalar] | None:
-    """A value with its type, as a record keeps it: ints are 64-bit and floats beyond that; NaN and other types are nothing."""
-    if isinstance(value, bool):
-        return Kind.BOOL, value
-    if isinstance(value, str):
-        return Kind.STR, value
-    if isinstance(value, int):
-        return (Kind.INT, value) if INT_MIN <= value <= INT_MAX else (Kind.FLOAT, nearest_float(value))
-    if isinstance(value, float) and not math.isnan(value):
-        return Kind.FLOAT, value
-    return None
-
-
-INT_MIN: Final = -(1 << 63)
-INT_MAX: Final = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -223,14 +196,6 @@ def _both(above: Flags | None, below: Flags | None, n: int) -> Flags:
     if above is None:
         return np.ones(n, np.bool_) if below is None else below
     return above if below is None else above & below
-
-
-def nearest_float(number: int | float) -> float:
-    """The float nearest to a number; infinity beyond all finite ones."""
-    try:
-        return float(number)
-    except OverflowError:
-        return math.inf if number > 0 else -math.inf
 
 
 def _grown(array: npt.NDArray[Any], n: int, needed: int) -> npt.NDArray[Any]:

@@ -5,15 +5,16 @@ Columns are derived from the records of the store and can be rebuilt from them a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from chroma_gpu.filter.column import INT_MAX, INT_MIN, Column, Flags, Kind, Scalar, stored
+from chroma_gpu.filter.column import Column, Flags
 from chroma_gpu.records import Rows
 from chroma_gpu.rowset import RowSet
+from chroma_gpu.values import ColumnType, Kind, Scalar, stored, typed
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class ColumnView:
     Cost  a condition is one pass over the values of its field and, for its bitmap, over size bits
     """
 
-    def __init__(self, size: int, fields: Mapping[str, Mapping[_Type, Column]]) -> None:
+    def __init__(self, size: int, fields: Mapping[str, Mapping[ColumnType, Column]]) -> None:
         self._size = size
         self._fields = fields
 
@@ -122,7 +123,7 @@ class Columns(ColumnView):
             raise ValueError(f"rows from {first_row} on cannot be appended, {self._size} rows are here")
         rows = np.arange(first_row, first_row + len(metadatas), dtype=np.uint32)
         fields = {field: dict(columns) for field, columns in self._fields.items()}
-        for field, kind, array, places, values in _typed(metadatas):
+        for field, kind, array, places, values in typed(metadatas):
             columns = fields.setdefault(field, {})
             column = columns.get((kind, array)) or Column.empty(kind, array)
             columns[kind, array] = column.appended(rows[places], values)
@@ -141,8 +142,8 @@ class Columns(ColumnView):
         targets = rows[order]
         if len(targets) and (int(targets[-1]) >= self._size or bool((targets[1:] == targets[:-1]).any())):
             raise ValueError(f"rows to rewrite must differ and be below {self._size}")
-        new: dict[str, dict[_Type, tuple[Rows, list[Any]]]] = {field: {} for field in self._fields}
-        for field, kind, array, places, values in _typed([metadatas[at] for at in order]):
+        new: dict[str, dict[ColumnType, tuple[Rows, list[Any]]]] = {field: {} for field in self._fields}
+        for field, kind, array, places, values in typed([metadatas[at] for at in order]):
             new.setdefault(field, {})[kind, array] = (targets[places], values)
         fields = {}
         for field, given in new.items():
@@ -152,50 +153,3 @@ class Columns(ColumnView):
                 columns[kind, array] = column.rewritten(targets, *given.get((kind, array), (targets[:0], [])))
             fields[field] = {key: column for key, column in columns.items() if column.n}
         self._fields = {field: columns for field, columns in fields.items() if columns}
-
-
-_Type: TypeAlias = tuple[Kind, bool]
-"""A column's type, and whether it holds elements of arrays."""
-
-_KINDS: Final[Mapping[type, Kind]] = {bool: Kind.BOOL, int: Kind.INT, float: Kind.FLOAT, str: Kind.STR}
-
-
-def _typed(
-    metadatas: Sequence[Mapping[str, Any] | None],
-) -> Iterator[tuple[str, Kind, bool, list[int] | slice, list[Any]]]:
-    """The values of a batch by field and type: (field, type, whether of arrays, places in the batch, values)."""
-    by_field: dict[str, tuple[list[int], list[Any]]] = {}
-    for place, metadata in enumerate(metadatas):
-        if metadata:
-            for field, value in metadata.items():
-                pair = by_field.get(field)
-                if pair is None:
-                    pair = by_field[field] = ([], [])
-                pair[0].append(place)
-                pair[1].append(value)
-    for field, (places, values) in by_field.items():
-        kind = _KINDS.get(type(values[0])) if len(set(map(type, values))) == 1 else None
-        if kind is not None and _plain(kind, values):
-            yield field, kind, False, slice(None) if len(places) == len(metadatas) else places, values
-        else:
-            yield from _one_by_one(field, places, values)
-
-
-def _plain(kind: Kind, values: list[Any]) -> bool:
-    """Whether values of one exact type are all stored as they are."""
-    if kind is Kind.FLOAT:
-        return not np.isnan(values).any()
-    return kind is not Kind.INT or (min(values) >= INT_MIN and max(values) <= INT_MAX)
-
-
-def _one_by_one(field: str, places: list[int], values: list[Any]) -> Iterator[tuple[str, Kind, bool, list[int], list[Any]]]:
-    by_type: dict[_Type, tuple[list[int], list[Any]]] = {}
-    for place, value in zip(places, values, strict=True):
-        array = isinstance(value, list)
-        for element in value if array else (value,):
-            if (known := stored(element)) is not None:
-                pair = by_type.setdefault((known[0], array), ([], []))
-                pair[0].append(place)
-                pair[1].append(known[1])
-    for (kind, array), (at, typed) in by_type.items():
-        yield field, kind, array, at, typed

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
-from chroma_gpu.filter.column import Kind, Scalar, stored
 from chroma_gpu.filter.columns import ColumnView
 from chroma_gpu.records import Metadata
 from chroma_gpu.rowset import RowSet
+from chroma_gpu.values import Kind, Scalar, stored
 
 T = TypeVar("T")
 

@@ -24,12 +24,15 @@ class State:
     rows   rows ever given: every row is below this
     live   how many of them are in the table
     dim    length of the vectors; None before the first one
+    folds  number of the last change of the inverted index; it answers for the rows below ``folded``, but for those in ``pending()``
     """
 
     seq: int
     rows: int
     live: int
     dim: int | None
+    folds: int = 0
+    folded: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from chroma_gpu.api.schema.index_configs import DOCUMENT_KEY, EMBEDDING_KEY
 from chroma_gpu.api.schema.value_types import FLOAT_LIST_VALUE_NAME, SLOTS, SPARSE_VECTOR_VALUE_NAME, STRING_VALUE_NAME
 from chroma_gpu.errors import InvalidArgumentError
 from chroma_gpu.filter import And, DocumentOperator, Expr, Operator, Or
-from chroma_gpu.filter.column import Kind, stored
+from chroma_gpu.values import Kind, stored
 
 
 def check_schema(given: Mapping[str, Any]) -> None:

@@ -18,8 +18,8 @@ from chroma_gpu.engine import ranking
 from chroma_gpu.engine.table import Ranked, Table
 from chroma_gpu.errors import InvalidArgumentError
 from chroma_gpu.filter import Expr
-from chroma_gpu.filter.column import nearest_float
 from chroma_gpu.records import Column, Metadata, RecordBatch, SparseVector
+from chroma_gpu.values import nearest_float
 
 SparseSettings = Callable[[str], tuple[bool, bool]]
 """Of a metadata key: whether it has a sparse index, and whether that weighs as BM25 does."""
