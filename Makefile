@@ -62,9 +62,10 @@ soak: $(VENV)/.test
 	$(BIN)/python -m pytest -m soak -q --timeout 7200
 	$(BIN)/python tests/conformance/run.py --normal
 
-# Only on green tests.
+# Only on green tests. Where the second part is ended or fails, its command goes on.
 bench: check $(VENV)/.bench
-	$(BIN)/python benchmarks/run.py --peers chromadb,faiss,hnswlib,lancedb --rows 50000
+	$(BIN)/python benchmarks/run.py --peers chromadb,lancedb,qdrant,faiss,hnswlib --rows 50000
+	$(BIN)/python benchmarks/filters.py --peers faiss,chromadb
 
 # All that needs a GPU, in one command: the rooms that use a device, on the card, then the benchmark, where `auto` takes the card.
 gpu-check: $(VENV)/.test $(VENV)/.bench

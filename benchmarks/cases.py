@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -13,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.datasets import Vectors
-from benchmarks.peers import Answers, Engine, Store
-from benchmarks.workload import FILTERS, Filter, Truth, Workload, WrongAnswerError
+from benchmarks.peers import Engine, Store, Unsupported
+from benchmarks.workload import FILTERS, Answers, Filter, Truth, Workload, WrongAnswerError, unit
 
 K: Final = 10
 BATCH_ROWS, BATCH_QUERIES = 5_000, 100
@@ -93,7 +94,8 @@ def fill(engine: Engine, workload: Workload, folder: Path, limits: Limits) -> It
 
     yield _singly(engine, queries, None, everything, limits)
     for each in FILTERS:
-        yield _singly(engine, queries, each, Truth(workload, each, K), limits)
+        with suppress(Unsupported):
+            yield _singly(engine, queries, each, Truth(workload, each, K), limits)
     yield _batches(engine, queries, everything, limits)
 
     if isinstance(engine, Store):
@@ -103,7 +105,7 @@ def fill(engine: Engine, workload: Workload, folder: Path, limits: Limits) -> It
             engine.add(grown, row, row + 1)
         yield Measured("single_adds", limits.singles / (perf_counter() - began), n=limits.singles)
         seconds, (ids, vectors) = _timed(engine.embeddings)
-        _check_embeddings(grown, ids, vectors)
+        _check_embeddings(grown.ids, unit(grown.vectors) if engine.normalises else grown.vectors, ids, vectors)
         yield Measured("get_embeddings", seconds, n=len(ids))
         engine.close()
         yield Measured("disk", disk(folder) / 1e6)
@@ -175,10 +177,10 @@ def _batches(engine: Engine, queries: Vectors, truth: Truth, limits: Limits) -> 
     return Measured("query_batch", len(answers) / (perf_counter() - began), len(answers), recall=truth.recall(answers))
 
 
-def _check_embeddings(workload: Workload, ids: Sequence[str], vectors: Any) -> None:
+def _check_embeddings(given: Sequence[str], expected: Vectors, ids: Sequence[str], vectors: Any) -> None:
     """Every record is there, with the vector it was given."""
-    row = {each: row for row, each in enumerate(workload.ids)}
-    if sorted(ids) != sorted(row) or not np.allclose(vectors, workload.vectors[[row[each] for each in ids]], atol=1e-6):
+    row = {each: row for row, each in enumerate(given)}
+    if sorted(ids) != sorted(row) or not np.allclose(vectors, expected[[row[each] for each in ids]], atol=1e-6):
         raise WrongAnswerError("the embeddings that came back are not those that were added")
 
 

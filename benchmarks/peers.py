@@ -8,22 +8,22 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
+from uuid import NAMESPACE_OID, uuid5
 
 import numpy as np
 
 from benchmarks.datasets import Vectors
-from benchmarks.workload import Filter, Mask, Workload, unit
+from benchmarks.libraries import EF, FaissFlat, FaissHnsw, Hnswlib, M
+from benchmarks.workload import Answers, Filter, Workload
 
-Answers: TypeAlias = list[list[str]]
 
-M, EF = 16, 100
-"""Of every graph here: links of a node, candidates while building and searching. Chroma's defaults."""
+class Unsupported(Exception):
+    """The engine has no such thing."""
 
 
 class Engine(Protocol):
@@ -47,12 +47,18 @@ class Engine(Protocol):
         """Return when all rows are found at full speed."""
 
     def query(self, vectors: Vectors, k: int, filtered: Filter | None) -> Answers:
-        """Ids of the k nearest of each query [q, dim] by cosine; who keeps documents and metadata reads them too."""
+        """Ids of the k nearest of each query [q, dim] by cosine; who keeps documents and metadata reads them too.
+
+        Raises Unsupported for a filter that the engine does not have.
+        """
 
 
 @runtime_checkable
 class Store(Engine, Protocol):
     """An engine that keeps its records on disk."""
+
+    normalises: bool
+    """Whether the vectors that come back have length 1, whatever they had."""
 
     def embeddings(self) -> tuple[Sequence[str], Any]:
         """All ids, and all vectors as an array [n, dim]."""
@@ -71,6 +77,7 @@ class Chroma:
     """chromadb, embedded."""
 
     name = package = "chromadb"
+    normalises = False
     settings = f"defaults: HNSW M {M}, ef {EF}; disk given back by `chroma vacuum`"
 
     def load(self) -> None:
@@ -85,6 +92,11 @@ class Chroma:
             "packages", configuration={"hnsw": {"space": "cosine"}}, embedding_function=None
         )
 
+    @property
+    def collection(self) -> Any:
+        """What is behind the verbs."""
+        return self._collection
+
     def add(self, workload: Workload, start: int, stop: int) -> None:
         self._collection.add(
             ids=workload.ids[start:stop],
@@ -98,8 +110,8 @@ class Chroma:
         self.query(np.ones((1, self._dim), np.float32), 1, None)
 
     def query(self, vectors: Vectors, k: int, filtered: Filter | None) -> Answers:
-        where = None if filtered is None else filtered.where()
-        return self._collection.query(query_embeddings=vectors, n_results=k, where=where)["ids"]  # type: ignore[no-any-return]
+        where = {} if filtered is None else filtered.arguments()
+        return self._collection.query(query_embeddings=vectors, n_results=k, **where)["ids"]  # type: ignore[no-any-return]
 
     def embeddings(self) -> tuple[Sequence[str], Any]:
         got = self._collection.get(include=["embeddings"])
@@ -139,6 +151,7 @@ class Lance:
     """LanceDB, embedded, with the vector index its documentation names for filtered searches and an index on every filtered key."""
 
     name = package = "lancedb"
+    normalises = False
     settings = "IVF_RQ, 50 probes, refine factor 10; indexes on metadata, prefilter; disk given back by `optimize`; no fsync"
 
     def load(self) -> None:
@@ -199,136 +212,83 @@ class Lance:
         del self._table
 
 
-class Bare(ABC):
-    """What the vector libraries share: rows in memory, and a filter that is given ready made for every query."""
+class Qdrant:
+    """The local mode of qdrant-client: Python and NumPy in this process, SQLite on the disk. No server, no index, every search exact."""
+
+    name = package = "qdrant-client"
+    normalises = True
+    settings = "local mode, exact; one transaction of SQLite a point; filters of substrings are not in it"
+
+    def load(self) -> None:
+        # It warns that local mode is meant for less than 20,000 points, and that it has no indexes.
+        warnings.filterwarnings("ignore", category=UserWarning, message="(Local mode|Payload indexes)")
+        import qdrant_client
+
+        self._module: Any = qdrant_client
 
     def open(self, folder: Path, dim: int) -> None:
-        self._dim = dim
-        self._ids: list[str] = []
-        self._metadatas: list[dict[str, Any]] = []
-        self._ready: dict[Filter | None, Any] = {None: None}
+        models = self._module.models
+        self._client = self._module.QdrantClient(path=str(folder))
+        if not self._client.collection_exists("packages"):
+            self._client.create_collection("packages", models.VectorParams(size=dim, distance=models.Distance.COSINE))
 
     def add(self, workload: Workload, start: int, stop: int) -> None:
-        if not self._ids:
-            self._index = self._create(len(workload.ids))
-        self._insert(unit(workload.vectors[start:stop]))
-        self._ids += workload.ids[start:stop]
-        self._metadatas += workload.metadatas[start:stop]
+        columns = zip(workload.ids[start:stop], workload.documents[start:stop], workload.metadatas[start:stop], strict=True)
+        payloads = [{"id": name, "document": document, **metadata} for name, document, metadata in columns]
+        vectors = workload.vectors[start:stop].tolist()
+        batch = self._module.models.Batch(ids=_uuids(workload.ids[start:stop]), vectors=vectors, payloads=payloads)
+        self._client.upsert("packages", points=batch)
 
-    def wait_indexed(self) -> None:  # noqa: B027  the same for all of them
-        """Done in ``add``."""
+    def wait_indexed(self) -> None:
+        """There is no index."""
 
     def query(self, vectors: Vectors, k: int, filtered: Filter | None) -> Answers:
-        if filtered is not None and filtered not in self._ready:
-            self._ready[filtered] = self._prepare(filtered.mask(self._metadatas))
-        return [[self._ids[row] for row in rows if row >= 0] for rows in self._search(vectors, k, self._ready[filtered])]
+        condition = None if filtered is None else self._condition(filtered)
+        request = self._module.models.QueryRequest
+        asked = [request(query=each, filter=condition, limit=k, with_payload=True) for each in vectors.tolist()]
+        answers = self._client.query_batch_points("packages", requests=asked)
+        return [[point.payload["id"] for point in each.points] for each in answers]
 
-    @abstractmethod
-    def _create(self, rows: int) -> Any:
-        """An empty index with room for these rows."""
+    def embeddings(self) -> tuple[Sequence[str], Any]:
+        count = self._client.count("packages").count
+        points, _ = self._client.scroll("packages", limit=max(count, 1), with_payload=["id"], with_vectors=True)
+        return [point.payload["id"] for point in points], np.array([point.vector for point in points], np.float32)
 
-    @abstractmethod
-    def _insert(self, vectors: Vectors) -> None: ...
+    def delete(self, ids: Sequence[str]) -> None:
+        self._client.delete("packages", points_selector=self._module.models.PointIdsList(points=_uuids(ids)))
 
-    @abstractmethod
-    def _prepare(self, mask: Mask) -> Any:
-        """What ``_search`` takes for this filter."""
+    def give_back(self) -> None:
+        """It has no way to."""
 
-    @abstractmethod
-    def _search(self, vectors: Vectors, k: int, ready: Any) -> Any:
-        """[q, k] rows, -1 where there is none; all pass if ready is None."""
+    def close(self) -> None:
+        self._client.close()
 
-
-class Faiss(Bare):
-    """FAISS on the CPU."""
-
-    package = "faiss-cpu"
-
-    def load(self) -> None:
-        import faiss
-
-        self._module: Any = faiss
-
-    def _insert(self, vectors: Vectors) -> None:
-        self._index.add(vectors)
-
-    def _selector(self, mask: Mask) -> Any:
-        bits = np.packbits(mask, bitorder="little")
-        selector = self._module.IDSelectorBitmap(len(bits), self._module.swig_ptr(bits))
-        selector.memory = bits
-        return selector
-
-    def _search(self, vectors: Vectors, k: int, ready: Any) -> Any:
-        return self._index.search(vectors, k, params=ready)[1]
+    def _condition(self, filtered: Filter) -> Any:
+        models = self._module.models
+        if filtered.op == "$contains":
+            # MatchText compares whole words, without case: other records would pass.
+            raise Unsupported(f"{self.name} has no filter of substrings")
+        if filtered.op == "$eq":
+            condition = models.FieldCondition(key=filtered.key, match=models.MatchValue(value=filtered.value))
+        else:
+            condition = models.FieldCondition(key=filtered.key, range=models.Range(**{filtered.op[1:]: filtered.value}))
+        return models.Filter(must=[condition])
 
 
-class FaissFlat(Faiss):
-    """Exact."""
-
-    name = "faiss-flat"
-    settings = "IndexFlatIP; bitmap selector"
-
-    def _create(self, rows: int) -> Any:
-        return self._module.IndexFlatIP(self._dim)
-
-    def _prepare(self, mask: Mask) -> Any:
-        return self._module.SearchParameters(sel=self._selector(mask))
+def _uuids(ids: Sequence[str]) -> list[str]:
+    """Qdrant's ids are numbers or UUIDs."""
+    return [str(uuid5(NAMESPACE_OID, each)) for each in ids]
 
 
-class FaissHnsw(Faiss):
-    """A graph."""
-
-    name = "faiss-hnsw"
-    settings = f"IndexHNSWFlat M {M}, ef {EF}; bitmap selector"
-
-    def _create(self, rows: int) -> Any:
-        index = self._module.IndexHNSWFlat(self._dim, M, self._module.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction = index.hnsw.efSearch = EF
-        return index
-
-    def _prepare(self, mask: Mask) -> Any:
-        return self._module.SearchParametersHNSW(sel=self._selector(mask), efSearch=EF)
-
-
-class Hnswlib(Bare):
-    """hnswlib, whose filter is a Python function called for every row it visits."""
-
-    name = package = "hnswlib"
-    settings = f"M {M}, ef {EF}; filtered by looking up a list"
-
-    def load(self) -> None:
-        import hnswlib  # type: ignore[import-untyped]
-
-        self._module: Any = hnswlib
-
-    def _create(self, rows: int) -> Any:
-        index = self._module.Index("cosine", self._dim)
-        index.init_index(max_elements=rows, M=M, ef_construction=EF)
-        index.set_ef(EF)
-        return index
-
-    def _insert(self, vectors: Vectors) -> None:
-        self._index.add_items(vectors)
-
-    def _prepare(self, mask: Mask) -> Any:
-        return mask.tolist().__getitem__
-
-    def _search(self, vectors: Vectors, k: int, ready: Any) -> Any:
-        if ready is None:
-            return self._index.knn_query(vectors, k)[0]
-        try:
-            return self._index.knn_query(vectors, k, num_threads=1, filter=ready)[0]
-        except RuntimeError:
-            # It found fewer than k and returns none of them.
-            return [[] for _ in vectors]
-
-
-ENGINES: Final[dict[str, type[Engine]]] = {each.name: each for each in (ChromaGpu, Chroma, Lance, FaissFlat, FaissHnsw, Hnswlib)}
+ENGINES: Final[dict[str, type[Engine]]] = {
+    each.name: each for each in (ChromaGpu, Chroma, Lance, Qdrant, FaissFlat, FaissHnsw, Hnswlib)
+}
 """In the order of the report's columns."""
 
 PEERS: Final = {
     "chromadb": ("chromadb",),
     "lancedb": ("lancedb",),
+    "qdrant": ("qdrant-client",),
     "faiss": ("faiss-flat", "faiss-hnsw"),
     "hnswlib": ("hnswlib",),
 }

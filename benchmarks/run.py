@@ -12,11 +12,13 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from threading import Timer
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -32,6 +34,8 @@ from benchmarks.peers import ENGINES, PEERS, Store, installed  # noqa: E402
 RESULTS: Final = ROOT / "benchmarks" / "results"
 DATA: Final = ROOT.parent / "shared" / "data"
 GENERATED: Final = Path("generated")
+MINUTES: Final = 30
+"""A process of an engine that takes longer is ended, and the engine has failed."""
 QUICK: Final = Limits(seconds=1.0, queries=100, least=10, singles=20)
 
 
@@ -50,6 +54,9 @@ def main(given: Sequence[str] | None = None) -> int:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         facts = {"rows": options.rows, "dim": records.vectors.shape[1], "data": data, "machine": machine(options.folder)}
         facts |= {"commit": commit(ROOT), "run": now}
+        if options.resume:
+            facts["run"], done = _last_run(_file(facts, options.results))
+            engines = [engine for engine in engines if engine not in done]
         del records
         failed = []
         for engine in engines:
@@ -63,6 +70,16 @@ def main(given: Sequence[str] | None = None) -> int:
                 failed.append(engine)
     print(f"\nrows kept in {options.results}" if options.results else "\nrows not kept")
     return 1 if failed else 0
+
+
+def _last_run(file: Path) -> tuple[str, set[str]]:
+    """When the last run in a file of results was started, and the engines that have gone through all of it."""
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    if not rows:
+        raise SystemExit(f"there is no run to resume in {file}")
+    run = max(row["run"] for row in rows)
+    counts = Counter(row["engine"] for row in rows if row["run"] == run)
+    return run, {engine for engine, count in counts.items() if count >= len(CASES)}
 
 
 def measure(engine: str, folder: Path, limits: Limits) -> Iterator[dict[str, Any]]:
@@ -89,11 +106,16 @@ def _process(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
         assert running.stdout
         running.stdin.write(json.dumps(job))
         running.stdin.close()
-        for line in running.stdout:
-            if line.startswith('{"case"'):
-                yield json.loads(line)
-            else:
-                print(line, end="")
+        late = Timer(MINUTES * 60, running.kill)
+        late.start()
+        try:
+            for line in running.stdout:
+                if line.startswith('{"case"'):
+                    yield json.loads(line)
+                else:
+                    print(line, end="")
+        finally:
+            late.cancel()
     if running.returncode:
         raise subprocess.CalledProcessError(running.returncode, [*command, job["engine"], job["process"]])
 
@@ -124,8 +146,12 @@ def _keep(row: dict[str, Any], results: Path | None) -> None:
         )
     if results is not None:
         results.mkdir(parents=True, exist_ok=True)
-        with (results / f"{row['data']}-{row['rows']}x{row['dim']}.jsonl").open("a") as file:
+        with _file(row, results).open("a") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def _file(facts: dict[str, Any], results: Path) -> Path:
+    return results / f"{facts['data']}-{facts['rows']}x{facts['dim']}.jsonl"
 
 
 def _records(data: Path | None, rows: int) -> tuple[str, workload.Workload]:
@@ -154,6 +180,9 @@ def _options(given: Sequence[str] | None) -> argparse.Namespace:
         "--folder", type=Path, default=ROOT / "build", help="where the engines keep their files for the time of the run"
     )
     parser.add_argument("--results", type=Path, help="where rows are kept (benchmarks/results)")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the last run: engines that have all rows in it are left out"
+    )
     parser.add_argument("--process", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(given)
     options.peers = [each for each in options.peers.split(",") if each]
@@ -162,6 +191,8 @@ def _options(given: Sequence[str] | None) -> argparse.Namespace:
     options.rows = options.rows or (5_000 if options.quick else 50_000)
     if options.results is None and not options.quick:
         options.results = RESULTS
+    if options.resume and options.results is None:
+        parser.error("--resume needs --results: a quick run keeps no rows")
     return options
 
 

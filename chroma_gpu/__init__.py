@@ -71,6 +71,8 @@ if TYPE_CHECKING:
     )
     from chroma_gpu.auth.token_authn import TokenTransportHeader
     from chroma_gpu.config import DEFAULT_DATABASE, DEFAULT_TENANT, Settings
+    from chroma_gpu.engine.explain import Explanation
+    from chroma_gpu.engine.repair import Repair
     from chroma_gpu.execution.expression import K, Key, Knn, Rrf, Search
 
 try:
@@ -98,10 +100,12 @@ _NAMES: Final = {
     """,
     "chroma_gpu.auth.token_authn": "TokenTransportHeader",
     "chroma_gpu.config": "DEFAULT_DATABASE DEFAULT_TENANT Settings",
+    "chroma_gpu.engine.explain": "Explanation",
+    "chroma_gpu.engine.repair": "Repair",
     "chroma_gpu.execution.expression": "K Key Knn Rrf Search",
 }
 _HOMES: Final = {name: home for home, names in _NAMES.items() for name in names.split()}
-_MODULES: Final = frozenset(["api", "auth", "base_types", "config", "errors", "execution", "types", "utils"])
+_MODULES: Final = frozenset(["api", "auth", "base_types", "config", "errors", "execution", "transforms", "types", "utils"])
 
 __all__ = [
     "DEFAULT_DATABASE",
@@ -126,6 +130,7 @@ __all__ = [
     "EmbeddingFunction",
     "Embeddings",
     "EphemeralClient",
+    "Explanation",
     "FloatInvertedIndexConfig",
     "FtsIndexConfig",
     "GetResult",
@@ -142,6 +147,7 @@ __all__ = [
     "PersistentClient",
     "QueryResult",
     "ReadLevel",
+    "Repair",
     "Rrf",
     "RustClient",
     "Schema",

@@ -120,6 +120,30 @@ class Settings:
     """Bytes of address space a store's LMDB map begins with. It doubles by itself when full, so this only saves remapping.
     The file grows with its content, not with this number."""
 
+    document_index: str = "full"
+    """What is indexed of documents when they are written: "full", the three-byte strings that ``$contains`` and ``$regex`` look for and
+    the words of ranked full text; "grams", the former alone; "none". Costs 5 µs and 190 bytes of disk for a document of 65 bytes,
+    70 µs and 1,100 bytes for one of 945; "grams" two thirds of the bytes and half of the time. What was not indexed is read whole when
+    it is asked for."""
+
+    filter_memory: int = 256 << 20
+    """Bytes that filters may keep in memory, all collections of a client together: numbers of metadata, about 2 bytes a row and
+    field where few differ and 10 where all do; row sets of values that were asked for and of filters, a bit a row each. What does
+    not fit is read again when it is needed: about 1 ms for the numbers of a field of a million rows."""
+
+    recall: float = 0.0
+    """Least share of the true neighbours that a search must be able to promise, from 0 to 1. 1 allows only ways that are proved exact,
+    0.9999 codes too; a graph counts as what it showed when its table was calibrated, and not under a filter. 0 leaves it to the
+    guards, which catch answers that are wrong as a whole."""
+
+    calibrate: bool = True
+    """Whether the costs that the planner goes by are measured on each table of 20,000 rows or more, once, in the background, in less
+    than a second. Off: the shipped figures, which are the same every time."""
+
+    plan_check: float = 0.0
+    """Share of the searches, from 0 to 1, after which every other plan is run too, to see how much time the one taken has lost and what
+    it has found. Answers stay as they are; the searches that are checked take several times as long."""
+
     def __init__(self, **given: Any) -> None:
         own = {f.name: f for f in fields(type(self))}
         unknown = given.keys() - own.keys() - CHROMA_ONLY.keys()
@@ -158,8 +182,10 @@ class Settings:
 _CHROMA_FIELDS: Final = frozenset({"allow_reset", "is_persistent", "persist_directory"})
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "index": ("auto", "flat", "codes", "hnsw"),
+    "document_index": ("full", "grams", "none"),
     "vector_index": ("given", "hnsw", "spann"),
 }
+_SHARES: Final = frozenset({"recall", "plan_check"})
 _TRUE: Final = frozenset({"1", "true", "yes", "on", "t", "y"})
 _FALSE: Final = frozenset({"0", "false", "no", "off", "f", "n"})
 
@@ -202,6 +228,10 @@ def _checked(name: str, value: Any, default: Any) -> Any:
         number = type(default)(value)
     except (TypeError, ValueError) as error:
         raise ValueError(f"setting {name} must be a {type(default).__name__}, got {value!r}") from error
+    if name in _SHARES:
+        if not 0 <= number <= 1:
+            raise ValueError(f"setting {name} must be from 0 to 1, got {value!r}")
+        return number
     if number <= 0:
         raise ValueError(f"setting {name} must be above 0, got {value!r}")
     return number

@@ -112,6 +112,13 @@ def half_types(device: str) -> tuple[str, ...]:
     return ("float16",) if capability >= (7, 0) else ()
 
 
+def model(device: str) -> str:
+    """What the driver calls a CUDA device; the name itself for the others."""
+    import torch
+
+    return str(torch.cuda.get_device_name(device)) if device.startswith("cuda") else device
+
+
 def total_memory(device: str) -> int | None:
     """Bytes of memory of a CUDA device; None for the others."""
     import torch

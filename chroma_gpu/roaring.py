@@ -6,6 +6,8 @@ smallest, behind one byte that says which. A chunk has CHUNK rows; a place is a 
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterable, Sequence
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -37,11 +39,43 @@ def encoded(places: Places) -> bytes:
     return _BITMAP + _bits(places).tobytes()
 
 
+def few(places: Sequence[int]) -> bytes:
+    """A container of some places that are not worth asking what would be smallest."""
+    return _ARRAY + struct.pack(f"<{len(places)}H", *places)
+
+
 def extended(container: bytes, places: Places) -> bytes:
     """A container with further places, all of them past its last one."""
-    if container[:1] == _ARRAY and len(container) - 1 + 2 * len(places) <= _SMALL:
-        return container + places.tobytes()
+    kind, body = container[:1], memoryview(container)[1:]
+    if kind == _ARRAY and len(body) + 2 * len(places) <= _SMALL:
+        return container + places.astype("<u2", copy=False).tobytes()
+    if kind == _BITMAP:
+        # It has too many runs to be kept as runs, and further places do not lessen them.
+        return _BITMAP + (np.frombuffer(body, "<u8") | _bits(places)).tobytes()
+    if kind == _RUNS:
+        runs, more = np.frombuffer(body, "<u2").reshape(-1, 2), _runs(places, _run_starts(places))
+        if int(runs[-1, 0]) + int(runs[-1, 1]) + 1 == int(places[0]):
+            joined = np.array([[runs[-1, 0], runs[-1, 1] + more[0, 1] + 1]], "<u2")
+            runs, more = runs[:-1], np.concatenate((joined, more[1:]))
+        runs = np.concatenate((runs, more))
+        if 4 * len(runs) < min(2 * (len(runs) + int(runs[:, 1].sum(dtype=np.int64))), CHUNK // 8):
+            return _RUNS + runs.tobytes()
     return encoded(np.concatenate((decoded(container), places)))
+
+
+def changed(container: bytes, removed: Iterable[int], added: Iterable[int]) -> bytes | None:
+    """A container without some places, and then with others; None if nothing is left."""
+    if container[:1] == _ARRAY and len(container) <= _SMALL:
+        few = sorted({*decoded(container).tolist()}.difference(removed).union(added))
+        return encoded(np.array(few, np.uint16)) if few else None
+    words = np.zeros(WORDS, np.uint64)
+    mark(container, words)
+    words &= ~_bits(np.fromiter(removed, np.uint16))
+    words |= _bits(np.fromiter(added, np.uint16))
+    if _is_bitmap(words):
+        return _BITMAP + words.tobytes()
+    places = _places(words)
+    return encoded(places) if len(places) else None
 
 
 def decoded(container: bytes) -> Places:
@@ -53,7 +87,7 @@ def decoded(container: bytes) -> Places:
         starts, lengths = np.frombuffer(body, "<u2").reshape(-1, 2).astype(np.int64).T
         firsts = np.repeat(starts - np.concatenate(([0], np.cumsum(lengths + 1)[:-1])), lengths + 1)
         return (firsts + np.arange(len(firsts))).astype(np.uint16)
-    return np.flatnonzero(np.unpackbits(np.frombuffer(body, np.uint8), bitorder="little")).astype(np.uint16)
+    return _places(np.frombuffer(body, "<u8"))
 
 
 def mark(container: bytes, words: Words) -> None:
@@ -61,9 +95,13 @@ def mark(container: bytes, words: Words) -> None:
     kind, body = container[:1], memoryview(container)[1:]
     if kind == _BITMAP:
         words |= np.frombuffer(body, "<u8")
-    elif kind == _RUNS and len(body) == 4:
-        start, length = np.frombuffer(body, "<u2").tolist()
-        _mark_run(words, start, start + length + 1)
+    elif kind == _RUNS:
+        runs = np.frombuffer(body, "<u2").reshape(-1, 2)
+        if len(runs) < _FEW:
+            for start, length in runs.tolist():
+                _mark_run(words, start, start + length + 1)
+        else:
+            words |= _run_bits(runs.astype(np.intp))
     else:
         places = decoded(container)
         if len(places) < _FEW:
@@ -71,6 +109,18 @@ def mark(container: bytes, words: Words) -> None:
                 words[place >> 6] |= np.uint64(1 << (place & 63))
         else:
             words |= _bits(places)
+
+
+def mark_all(containers: Iterable[bytes], words: Words) -> None:
+    """``mark`` for many.  Cost: one pass for all arrays together"""
+    arrays = []
+    for container in containers:
+        if container[:1] == _ARRAY:
+            arrays.append(container[1:])
+        else:
+            mark(container, words)
+    if arrays:
+        mark(_ARRAY + b"".join(arrays), words)
 
 
 def count(container: bytes) -> int:
@@ -102,10 +152,35 @@ def _runs(places: Places, starts: npt.NDArray[np.intp]) -> npt.NDArray[np.uint16
     return np.stack((places[starts], lengths.astype(np.uint16)), axis=1).astype("<u2", copy=False)
 
 
+def _places(words: Words) -> Places:
+    return np.flatnonzero(np.unpackbits(words.view(np.uint8), bitorder="little").view(np.bool_)).astype(np.uint16)
+
+
+def _is_bitmap(words: Words) -> bool:
+    """Whether no other container is smaller than a bitmap."""
+    starts = words & ~(words << np.uint64(1))
+    starts[1:] &= ~(words[:-1] >> np.uint64(63))
+    runs, n = int(np.bitwise_count(starts).sum(dtype=np.int64)), int(np.bitwise_count(words).sum(dtype=np.int64))
+    return min(2 * n, 4 * runs) >= CHUNK // 8 and 2 * n > CHUNK // 8
+
+
 def _bits(places: Places) -> Words:
     flags = np.zeros(CHUNK, np.bool_)
-    flags[places] = True
+    flags[places.astype(np.intp)] = True
     return np.packbits(flags, bitorder="little").view(np.uint64)
+
+
+def _run_bits(runs: npt.NDArray[np.intp]) -> Words:
+    """Set the bits where a run begins and where one has ended; then each bit is the parity of those up to it."""
+    edges = np.zeros(CHUNK + 1, np.bool_)
+    edges[runs[:, 0]] = True
+    edges[runs[:, 0] + runs[:, 1] + 1] = True
+    words = np.packbits(edges[:CHUNK], bitorder="little").view(np.uint64)
+    for shift in (1, 2, 4, 8, 16, 32):
+        words ^= words << np.uint64(shift)
+    odd = np.bitwise_xor.accumulate(words >> np.uint64(63))
+    words[1:] ^= np.uint64(0) - odd[:-1]
+    return words
 
 
 def _mark_run(words: Words, start: int, stop: int) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
+
+from chroma_gpu.roaring import Places
 
 Scalar: TypeAlias = str | int | float | bool
 
@@ -19,6 +23,40 @@ class Kind(StrEnum):
     INT = "int"
     FLOAT = "float"
     STR = "str"
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnStatistics:
+    """What is known of one column: how many rows have a value in it, rows that died since they were indexed among them.
+
+    kind    of its values; None for sparse vectors
+    array   the values are elements of arrays
+    """
+
+    field: str
+    kind: Kind | None
+    array: bool
+    count: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NumberBlock:
+    """The ints, or the floats, of one field in one chunk of rows: row chunk * CHUNK + places[i] has values[ranks[i]].
+
+    values  [m] int64 or float64, ascending, each once; the first and the last are the chunk's zone
+    ranks   [n] uint16
+    places  [n] uint16, strictly ascending; None where they are 0 to n - 1
+    """
+
+    chunk: int
+    values: npt.NDArray[Any]
+    ranks: npt.NDArray[np.uint16]
+    places: Places | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.values.nbytes + self.ranks.nbytes + (0 if self.places is None else self.places.nbytes)
 
 
 def stored(value: object) -> tuple[Kind, Scalar] | None:

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "auth": {"api"},
     "execution": {"api"},
     "types": {"api", "base_types"},
+    "transforms": {"api"},
     "base_types": {"api"},
     "as_chromadb": {"", "errors"},
     "run": {"", "as_chromadb"},

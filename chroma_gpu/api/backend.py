@@ -17,7 +17,10 @@ from chroma_gpu.api.search.answer import SparseSettings
 from chroma_gpu.api.search.plan import Search
 from chroma_gpu.api.types import Database, ReadLevel, SearchResult, UserIdentity
 from chroma_gpu.engine.catalog import Entry
+from chroma_gpu.engine.explain import Explanation
 from chroma_gpu.engine.rebuild import VectorsOf
+from chroma_gpu.engine.repair import Repair
+from chroma_gpu.engine.transforms import Transforms
 from chroma_gpu.filter import Expr
 from chroma_gpu.records import Column, Hits, Mode, RecordBatch, Vectors
 
@@ -66,9 +69,20 @@ class Records(Protocol):
         ...
 
     def search(
-        self, queries: Vectors, k: int, expr: Expr | None, columns: frozenset[Column], *, ids: Sequence[str] | None = None
+        self,
+        queries: Vectors,
+        k: int,
+        expr: Expr | None,
+        columns: frozenset[Column],
+        *,
+        ids: Sequence[str] | None = None,
+        transformed: Transforms | None = None,
     ) -> Answer:
-        """The k nearest records of each query among those that satisfy ``expr`` and are among ``ids``."""
+        """The k nearest records of each query among those that satisfy ``expr`` and are among ``ids``, as transforms want them."""
+        ...
+
+    def explained(self, answer: Any, embedding: float = 0.0) -> Explanation:
+        """How an answer of ``search`` was come by; ``embedding``: seconds that it took before to make the vectors."""
         ...
 
     def count(self) -> int:
@@ -243,6 +257,18 @@ class Backend(Protocol):
         """The answers of searches without texts; ``sparse`` tells how the sparse indexes weigh, ``rebuilt`` is as in ``table``."""
         ...
 
+    def require_transforms(self) -> None:
+        """Raises NotImplementedError where queries know no transforms."""
+        ...
+
+    def require_plans(self) -> None:
+        """Raises NotImplementedError where it is not known how answers are come by."""
+        ...
+
+    def explain(self, collection: UUID, search: Search, sparse: SparseSettings, *, rebuilt: int | None = None) -> Explanation:
+        """How a search without texts is answered; parameters as in ``search``. Raises as ``require_plans`` does."""
+        ...
+
     @property
     def functions(self) -> Functions:
         """Attached functions. Raises NotImplementedError where there are none."""
@@ -275,6 +301,10 @@ class Backend(Protocol):
 
     def abandon(self, collection: UUID) -> bool:
         """Give up what a ``rebuild`` left unfinished; whether there was any."""
+        ...
+
+    def repair(self, collection: UUID, *, check: bool = False) -> Repair:
+        """Look at everything there is of a collection, and make anew what is derived of its records; ``check``: only look."""
         ...
 
     def compact(self, collection: UUID) -> None:

@@ -17,6 +17,7 @@ from chroma_gpu.config import DEFAULT_DATABASE, DEFAULT_TENANT
 from chroma_gpu.engine import catalog
 from chroma_gpu.engine.catalog import Entry
 from chroma_gpu.engine.engine import Engine
+from chroma_gpu.engine.explain import Explanation
 from chroma_gpu.errors import AlreadyExistsError, AuthorizationError, NotFoundError
 
 # What get_max_batch_size says: the largest batch a server will have to take in one body. The embedded client has no limit.
@@ -179,6 +180,21 @@ class Embedded(Engine):
         """All searches see one table; every one sees all that was committed before it, whatever the read level."""
         with self.table(collection, rebuilt=rebuilt) as table:
             return answer.answered(searches, table, sparse)
+
+    def require_transforms(self) -> None:
+        """Queries know them."""
+        self.require_open()
+
+    def require_plans(self) -> None:
+        """They are known."""
+        self.require_open()
+
+    def explain(
+        self, collection: UUID, search: Search, sparse: answer.SparseSettings, *, rebuilt: int | None = None
+    ) -> Explanation:
+        """The search is run."""
+        with self.table(collection, rebuilt=rebuilt) as table:
+            return answer.explained(search, table, sparse)
 
     @property
     def functions(self) -> NoReturn:

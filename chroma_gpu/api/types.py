@@ -121,7 +121,7 @@ InclusionExclusionOperator: TypeAlias = Literal["$in", "$nin"]
 WhereDocumentOperator: TypeAlias = Literal["$contains", "$not_contains", "$regex", "$not_regex", "$and", "$or"]
 Where: TypeAlias = Mapping[str, Any]
 WhereDocument: TypeAlias = Mapping[str, Any]
-Include: TypeAlias = list[Literal["documents", "embeddings", "metadatas", "distances", "uris", "data"]]
+Include: TypeAlias = list[Literal["documents", "embeddings", "metadatas", "distances", "uris", "data", "plan"]]
 Loadable: TypeAlias = list[Image | None]
 
 
@@ -162,10 +162,12 @@ class QueryResult(Table):
 
     embeddings  one [k, dim] float64 array a query
     distances   one list of float a query
+    scores      there only after a ``Rerank``: one list of float a query
+    plan        there only if it was included: one dictionary, that of ``Explanation.to_dict``
     """
 
     nested = True
-    column_names = _GET_COLUMNS | {"distances": "distance"}
+    column_names = _GET_COLUMNS | {"distances": "distance", "scores": "score"}
 
 
 class ReadLevel(StrEnum):

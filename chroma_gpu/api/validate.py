@@ -178,14 +178,14 @@ def check_documents(documents: Any, *, nullable: bool) -> None:
             document.encode()
 
 
-def check_include(include: Any, *, refused: tuple[str, ...] = ()) -> None:
-    """Raises ValueError."""
+def check_include(include: Any, *, refused: tuple[str, ...] = (), ours: tuple[str, ...] = ()) -> None:
+    """Raises ValueError. ``ours``: what may be asked for beyond what Chroma knows."""
     if not isinstance(include, list):
         raise ValueError(f"Expected include to be a list, got {include}")
     for item in include:
         if not isinstance(item, str):
             raise ValueError(f"Expected include item to be a str, got {item}")
-        if item not in INCLUDE:
+        if item not in INCLUDE + ours:
             raise ValueError(f"Expected include item to be one of {', '.join(INCLUDE)}, got {item}")
         if item in refused:
             raise ValueError(f"Include item cannot be one of {', '.join(refused)}, got {item}")

@@ -1,4 +1,4 @@
-"""The command line: ``chroma-gpu embed | query | info | compact | doctor``."""
+"""The command line: ``chroma-gpu embed | query | explain | info | compact | repair | doctor``."""
 
 from __future__ import annotations
 
@@ -56,11 +56,13 @@ def _parser() -> argparse.ArgumentParser:
     query.set_defaults(run=_query)
     query.add_argument("collection", metavar="NAME")
     query.add_argument("texts", nargs="+", metavar="TEXT")
-    _add_path(query)
-    query.add_argument("-n", "--n-results", type=int, default=5, metavar="N", help="answers per text (default: %(default)s)")
-    query.add_argument("--where", type=_json, metavar="JSON", help='filter on metadata, like \'{"year": {"$gte": 2020}}\'')
-    query.add_argument("--where-document", type=_json, metavar="JSON", help='filter on the text, like \'{"$contains": "async"}\'')
-    query.add_argument("--json", action="store_true", help="print the result as JSON")
+    _add_search(query)
+
+    explain = commands.add_parser("explain", help="tell how a query is answered: filter, plans, costs")
+    explain.set_defaults(run=_explain)
+    explain.add_argument("collection", metavar="NAME")
+    explain.add_argument("text", metavar="TEXT")
+    _add_search(explain)
 
     info = commands.add_parser("info", help="show what a data directory holds")
     info.set_defaults(run=_info)
@@ -72,6 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     compact.add_argument("collection", metavar="NAME")
     _add_path(compact)
 
+    repair = commands.add_parser("repair", help="check everything, and make anew what is derived from the records")
+    repair.set_defaults(run=_repair)
+    repair.add_argument("collections", nargs="*", metavar="NAME", help="collections (default: all)")
+    _add_path(repair)
+    repair.add_argument("--check", action="store_true", help="only look; the exit status is 1 if something is wrong")
+
     doctor = commands.add_parser("doctor", help="show device and versions, and what is missing with the command that fixes it")
     doctor.set_defaults(run=_doctor)
     return parser
@@ -79,6 +87,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_path(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--path", default="./chroma", metavar="DIR", help="data directory (default: %(default)s)")
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    _add_path(parser)
+    parser.add_argument("-n", "--n-results", type=int, default=5, metavar="N", help="answers per text (default: %(default)s)")
+    parser.add_argument("--where", type=_json, metavar="JSON", help='filter on metadata, like \'{"year": {"$gte": 2020}}\'')
+    parser.add_argument(
+        "--where-document", type=_json, metavar="JSON", help='filter on the text, like \'{"$contains": "async"}\''
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def _add_collection(parser: argparse.ArgumentParser) -> None:
@@ -108,6 +126,12 @@ def _query(options: argparse.Namespace) -> int:
     return run(options)
 
 
+def _explain(options: argparse.Namespace) -> int:
+    from chroma_gpu.cli.explain import run
+
+    return run(options)
+
+
 def _info(options: argparse.Namespace) -> int:
     from chroma_gpu.cli.info import run
 
@@ -118,6 +142,12 @@ def _compact(options: argparse.Namespace) -> int:
     from chroma_gpu.cli.info import compact
 
     return compact(options)
+
+
+def _repair(options: argparse.Namespace) -> int:
+    from chroma_gpu.cli.repair import run
+
+    return run(options)
 
 
 def _doctor(options: argparse.Namespace) -> int:

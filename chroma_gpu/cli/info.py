@@ -10,13 +10,12 @@ from typing import Any
 from rich.table import Table
 
 from chroma_gpu.api.open import PersistentClient
-from chroma_gpu.cli.console import console
-from chroma_gpu.errors import NotFoundError
+from chroma_gpu.cli.console import console, require
 
 
 def run(options: argparse.Namespace) -> int:
     """Collections with their sizes."""
-    _require(options.path)
+    require(options.path)
     with PersistentClient(options.path) as client:
         facts = [collection.describe() for collection in client.list_collections()]
     if options.json:
@@ -33,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
 
 def compact(options: argparse.Namespace) -> int:
     """Compact one collection and say what it gave back."""
-    _require(options.path)
+    require(options.path)
     before = _size(Path(options.path))
     with PersistentClient(options.path) as client:
         client.get_collection(options.collection).compact()
@@ -47,12 +46,6 @@ def _row(facts: dict[str, Any]) -> list[str]:
         facts["name"], f"{facts['records']:,}", f"{facts['dead']:,}", dimension, facts["distance"],
         facts["embedding_function"] or "-",
     ]  # fmt: skip
-
-
-def _require(path: str) -> None:
-    """Looking must not make a directory."""
-    if not (Path(path) / "format.json").exists():
-        raise NotFoundError(f"{path} holds no data of chroma_gpu.", hint="Name its directory with --path.")
 
 
 def _size(path: Path) -> str:

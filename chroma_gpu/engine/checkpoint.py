@@ -44,18 +44,27 @@ def restore(folder: Path, spec: IndexSpec, source: VectorSource) -> Index | None
 
     Cost: reading the file twice, once for its sha256.
     """
-    data, manifest = folder / f"{spec.kind}.bin", folder / f"{spec.kind}.json"
-    if not manifest.exists():
+    if not (folder / f"{spec.kind}.json").exists():
         return None
     try:
-        said = json.loads(manifest.read_text())
-        if said["size"] == data.stat().st_size and said["sha256"] == _sha256(data):
-            return load(data, spec, source)
-    except (OSError, ValueError, KeyError, TypeError, StoreError):
-        pass  # every one of these means the same: there is no usable checkpoint
-    manifest.unlink(missing_ok=True)
-    data.unlink(missing_ok=True)
+        if _whole(folder, spec.kind):
+            return load(folder / f"{spec.kind}.bin", spec, source)
+    except StoreError:
+        pass  # of another version, or of another spec: as useless as a torn one
+    remove(folder, spec.kind)
     return None
+
+
+def broken(folder: Path) -> list[str]:
+    """The kinds whose checkpoints are not what was written.  Cost: every file is read."""
+    kinds = sorted(data.stem for data in folder.glob("*.bin") if data.with_suffix(".json").exists())
+    return [kind for kind in kinds if not _whole(folder, kind)]
+
+
+def remove(folder: Path, kind: str) -> None:
+    """Remove a checkpoint, if there is one."""
+    (folder / f"{kind}.json").unlink(missing_ok=True)
+    (folder / f"{kind}.bin").unlink(missing_ok=True)
 
 
 def size(folder: Path, kind: str) -> int:
@@ -64,6 +73,16 @@ def size(folder: Path, kind: str) -> int:
         return (folder / f"{kind}.bin").stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def _whole(folder: Path, kind: str) -> bool:
+    """Whether the file of a checkpoint is the one that its manifest describes."""
+    data = folder / f"{kind}.bin"
+    try:
+        said = json.loads((folder / f"{kind}.json").read_text())
+        return bool(said["size"] == data.stat().st_size and said["sha256"] == _sha256(data))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # every one of these means the same: there is no usable checkpoint
 
 
 def _sha256(path: Path) -> str:

@@ -15,6 +15,7 @@ from chroma_gpu.engine.catalog import TABLES, Catalog, Entry, folders_of, next_f
 from chroma_gpu.engine.directory import Directory
 from chroma_gpu.engine.folders import DiskFolders, Folders, MemoryFolders
 from chroma_gpu.engine.rebuild import Rebuilds, Rebuilt, VectorsOf
+from chroma_gpu.engine.repair import Repair, repaired
 from chroma_gpu.engine.table import Table
 from chroma_gpu.engine.tables import OpenTable, Tables
 from chroma_gpu.errors import ClosedError, NotFoundError
@@ -72,7 +73,7 @@ class Engine:
     @classmethod
     def in_memory(cls, settings: Settings) -> Self:
         """Nothing on disk; gone when closed."""
-        return cls(MemoryKeyValue(TABLES), settings, MemoryFolders())
+        return cls(MemoryKeyValue(TABLES), settings, MemoryFolders(settings))
 
     @contextmanager
     def table(self, collection: UUID, *, rebuilt: int | None = None) -> Iterator[Table]:
@@ -161,6 +162,23 @@ class Engine:
         """
         with self._folders.maintenance():
             self._move(collection, lambda held, new: self._folders.copy_live(held.store, new))
+
+    def repair(self, collection: UUID, *, check: bool = False) -> Repair:
+        """Verify a collection, and make anew what is derived from its records, unless these are damaged or ``check`` says only to look.
+
+        Raises   NotFoundError, StoreBusy, DiskFull
+        Cost     everything is read twice. Readers go on meanwhile, writers wait while the index is made
+        A crash leaves the old index.
+        """
+        while True:
+            held = self._tables.take(collection)
+            try:
+                return repaired(held.store, self._folders.checkpoints(held.entry.folder), check=check)
+            except Moved:
+                pass  # a fork reads the same folder
+            finally:
+                self._tables.give_back(held)
+            self._unshare(collection)
 
     def rebuild(
         self,

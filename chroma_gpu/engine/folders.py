@@ -14,6 +14,7 @@ from chroma_gpu.engine.directory import Directory
 from chroma_gpu.store.encoding import TABLES
 from chroma_gpu.store.memory import MemoryKeyValue, MemoryVectors
 from chroma_gpu.store.record_store import RecordStore
+from chroma_gpu.words import Indexing
 
 
 class Folders(Protocol):
@@ -78,7 +79,10 @@ class DiskFolders:
         path = self._directory.folder(folder)
         path.mkdir(mode=0o700, exist_ok=True)
         settings = self._settings
-        return RecordStore.open(path, map_size=settings.map_size, lock_timeout=settings.lock_timeout, here=here)
+        documents = Indexing(settings.document_index)
+        return RecordStore.open(
+            path, map_size=settings.map_size, lock_timeout=settings.lock_timeout, here=here, documents=documents
+        )
 
     def close(self, store: RecordStore) -> None:
         store.close()
@@ -123,7 +127,8 @@ class MemoryFolders:
 
     holds_files = False
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._held: dict[str, tuple[MemoryKeyValue, MemoryVectors]] = {}
         self._claimed: set[str] = set()
         self._claims = threading.Lock()
@@ -132,7 +137,7 @@ class MemoryFolders:
     def open(self, folder: str, here: Callable[[], bool] | None = None) -> RecordStore:
         # One call on the dict: two threads that open a folder get the same one.
         keyvalue, vectors = self._held.setdefault(folder, (MemoryKeyValue(TABLES), MemoryVectors()))
-        return RecordStore(keyvalue, vectors, here)
+        return RecordStore(keyvalue, vectors, here, Indexing(self._settings.document_index))
 
     def close(self, store: RecordStore) -> None:
         """The tables are not the store's alone."""

@@ -8,12 +8,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+
 from chroma_gpu import device
 from chroma_gpu.config import Settings
-from chroma_gpu.engine import checkpoint, planner
+from chroma_gpu.engine import calibration, checkpoint, planner
 from chroma_gpu.engine.background import Background
+from chroma_gpu.engine.calibration import Calibration
 from chroma_gpu.engine.planner import Choice
-from chroma_gpu.index import Index, IndexSpec, create, has_faiss
+from chroma_gpu.index import Index, IndexSpec, create, has_faiss, scoring
+from chroma_gpu.index.cost import Costs
+from chroma_gpu.index.gpu_cost import Card
+from chroma_gpu.index.growing import Growing
 from chroma_gpu.records import Metric, VectorSource
 
 Progress: TypeAlias = Callable[[int, int], object]
@@ -49,19 +56,44 @@ class Indexes:
         self._source = source
         self._metric = metric
         self._params = params
-        self._settings = settings
+        self.settings = settings
         self._background = background
         self._folder = folder
         self._kept: dict[str, Index] = {}
         self._saved: dict[str, int] = {}
         self._failed: dict[str, Exception] = {}
         self._building = threading.Lock()
+        self._norms = Growing()
+        self._measuring = threading.Lock()
+        self._card: Card | None = None
+        self.calibration = Calibration() if has_faiss() else Calibration(Calibration().costs.without_faiss())
         self._opened = False
         self._closed = False
 
     def choices(self) -> list[Choice]:
         """What the planner may choose from."""
-        return [Choice(index.spec, index.traits, len(index)) for index in list(self._kept.values()) if len(index)]
+        return [Choice(index.spec, index.traits, len(index), self._card) for index in list(self._kept.values()) if len(index)]
+
+    @property
+    def costs(self) -> Costs:
+        """What the planner and the indexes go by."""
+        return self.calibration.costs
+
+    def norms(self, rows: int) -> npt.NDArray[np.float32] | None:
+        """[rows] lengths of the first rows, a view; None while no index has found nearly all of them."""
+        if len(self._norms) < rows:
+            with self._measuring:
+                for index in list(self._kept.values()):
+                    held = len(index)
+                    more = index.lengths(held) if len(self._norms) < held else None
+                    if more is not None:
+                        self._norms.append(more[len(self._norms) :])
+                late = rows - len(self._norms)
+                if not len(self._norms) or late > LATE_ROWS:
+                    return None
+                if late > 0:
+                    self._norms.append(scoring.norms(self._source.block(rows - late, rows)))
+        return self._norms.view(rows)
 
     def get(self, kind: str | None) -> Index:
         """A kept index. Raises KeyError."""
@@ -74,6 +106,7 @@ class Indexes:
         if not self._opened:
             self._opened = True
             self._restore_small(rows, dim)
+            self._recall_calibration(rows, dim)
         for kind in self._wanted(rows):
             index = self._kept.get(kind)
             if kind not in self._failed and rows - (0 if index is None else len(index)) >= (1 if index is None else LATE_ROWS):
@@ -97,6 +130,7 @@ class Indexes:
             self._catch_up(rows, dim, until=float("inf"), progress=progress)
             for error in self._failed.values():
                 raise error
+            self._calibrate(rows, dim)
 
     def close(self) -> None:
         """Stop building and let go. Idempotent."""
@@ -108,13 +142,33 @@ class Indexes:
             self._kept.clear()
 
     def _wanted(self, rows: int) -> tuple[str, ...]:
-        return planner.wanted(self._settings, rows, faiss=has_faiss(), gpu=device.is_gpu(self._settings.device))
+        return planner.wanted(self.settings, rows, faiss=has_faiss(), gpu=device.is_gpu(self.settings.device))
 
     def _take_turn(self, rows: int, dim: int) -> None:
         self._catch_up(rows, dim, until=time.monotonic() + TURN)
         late = (len(self._kept.get(kind, ())) < rows for kind in self._wanted(rows) if kind not in self._failed)
         if not self._closed and any(late):
             self._background.ask(id(self), lambda: self._take_turn(rows, dim))
+        else:
+            self._calibrate(rows, dim)
+
+    def _recall_calibration(self, rows: int, dim: int) -> None:
+        """The calibration of an earlier process, if it still holds."""
+        if self._folder is not None and self.settings.calibrate and rows >= calibration.CALIBRATED_ROWS:
+            self.calibration = calibration.load(self._folder, dim, self._wanted(rows), rows) or self.calibration
+
+    def _calibrate(self, rows: int, dim: int) -> None:
+        """Measure the costs, if that was not done, or long ago."""
+        with self._building:
+            indexes, wanted = dict(self._kept), self._wanted(rows)
+            made_at = self.calibration.rows
+            due = rows >= calibration.CALIBRATED_ROWS and (not made_at or rows > calibration.GROWTH * made_at)
+            whole = set(indexes) == set(wanted) and "flat" not in indexes
+            if self._closed or not self.settings.calibrate or not due or not whole:
+                return
+            self.calibration = calibration.calibrate(self._source, self._metric, indexes)
+            if self._folder is not None:
+                calibration.save(self.calibration, self._folder, dim, wanted)
 
     def _catch_up(self, rows: int, dim: int, *, until: float, progress: Progress | None = None) -> None:
         with self._building:
@@ -162,7 +216,9 @@ class Indexes:
 
     def _params_of(self, kind: str) -> dict[str, Any]:
         if kind == "flat":
-            return {"device": device.pick(self._settings.device)}
+            picked = device.pick(self.settings.device)
+            self._card = None if picked == "cpu" else Card.of(device.model(picked))
+            return {"device": picked}
         return dict(self._params) if kind == "hnsw" else {}
 
     def _save(self, kind: str) -> None:

@@ -6,11 +6,15 @@ The filter is evaluated before anything is planned, so the number of candidates 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Final
 
 from chroma_gpu.config import Settings
-from chroma_gpu.index import IndexSpec, Traits, cost
+from chroma_gpu.index import IndexSpec, Traits
+from chroma_gpu.index.cost import SHIPPED, Costs, codes_fetch
+from chroma_gpu.index.gpu_cost import Card, gpu_ways
+from chroma_gpu.index.rotation import code_width
 
 
 class Way(StrEnum):
@@ -30,11 +34,33 @@ class Way(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One index that could serve: what it is, and how many of the first rows it holds."""
+    """One index that could serve: what it is, and how many of the first rows it holds.
+
+    card  the GPU it is on, for the cost of its ways
+    """
 
     spec: IndexSpec
     traits: Traits
     rows: int
+    card: Card | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Considered:
+    """One way that was weighed.
+
+    cost    expected microseconds
+    recall  share of the true neighbours that it can promise: 1.0 where it is proved, for codes what their bound leaves, for a graph
+            what it showed without a filter; None where nothing can be said
+    """
+
+    way: Way
+    kind: str | None
+    cost: float
+    recall: float | None
+
+    def __str__(self) -> str:
+        return _name(self.way, self.kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +73,8 @@ class Plan:
     rows        rows of the table, dead ones included
     k           neighbours looked for, at most the candidates
     cost        expected microseconds
-    considered  every way that was weighed, with its expected microseconds, cheapest first
+    considered  every way that was weighed, cheapest first
+    queries     how many were asked at once
     """
 
     way: Way
@@ -56,60 +83,116 @@ class Plan:
     rows: int
     k: int
     cost: float
-    considered: tuple[tuple[str, float], ...] = ()
+    considered: tuple[Considered, ...] = ()
+    queries: int = 1
+
+    @property
+    def recall(self) -> float | None:
+        """As ``Considered.recall`` of the way taken."""
+        return next((each.recall for each in self.considered if (each.way, each.kind) == (self.way, self.kind)), 1.0)
+
+    @property
+    def name(self) -> str:
+        """Of the way taken, as ``Considered`` prints it."""
+        return _name(self.way, self.kind)
+
+    def taking(self, considered: Considered) -> Plan:
+        """The same with another of the ways that were weighed."""
+        return replace(self, way=considered.way, kind=considered.kind, cost=considered.cost)
 
     def __str__(self) -> str:
-        name = f"{self.way}({self.kind})" if self.kind else str(self.way)
-        return f"{name}: {self.candidates:,} of {self.rows:,} rows, k={self.k}, about {self.cost / 1000:.2f} ms"
+        return f"{self.name}: {self.candidates:,} of {self.rows:,} rows, k={self.k}, about {self.cost / 1000:.2f} ms"
 
 
-# Below this many rows a plain scan is as fast as any index.
-INDEX_ROWS = 2_048
-# Microseconds a coordinate of the pass that finds the norms of the rows. Indexes keep theirs, a scan without one has to find them.
-NORM = 3.5e-4
-# Microseconds of a search on a GPU, most of it launches and the way there and back. To be measured on a card.
-DEVICE_CALL = 150.0
+INDEX_ROWS: Final = 2_048
+"""Rows below which a plain scan is as fast as any index."""
+
+STEADY: Final = 1.2
+"""How much dearer the exact way of the last plan may look before another exact way replaces it."""
+
+CODES_RECALL: Final = 0.9999
+"""What the guard of the codes leaves of each neighbour; see ``index/codes``."""
 
 
-def plan(candidates: int, rows: int, k: int, queries: int, dim: int, indexes: Sequence[Choice]) -> Plan:
+def plan(
+    candidates: int,
+    rows: int,
+    k: int,
+    queries: int,
+    dim: int,
+    indexes: Sequence[Choice],
+    costs: Costs = SHIPPED,
+    *,
+    norms: bool = True,
+    recall: float = 0.0,
+    last: Plan | None = None,
+) -> Plan:
     """The cheapest way that keeps the answer right.
 
     candidates  live rows that pass the filter; rows: all rows of the table; queries: how many vectors are asked at once
+    norms       whether the lengths of all rows are known, as they are once an index has taken them in
+    recall      least share of the neighbours that a way must promise; 0 takes those of which nothing can be said, too
+    last        the plan before this one. If it was for nearly the same question, its way is kept while another is not clearly
+                better, but only among exact ways, so that the answer does not depend on what was asked before
     """
     k = min(k, candidates)
     if k == 0:
-        return Plan(Way.NOTHING, None, candidates, rows, k, 0.0)
-    ways: list[tuple[float, Way, str | None]] = [
-        (cost.exact_rows(candidates, dim, queries), Way.GATHER, None),
-        (cost.exact_block(rows, candidates, dim, queries) + NORM * dim * candidates, Way.SCAN, None),
+        return Plan(Way.NOTHING, None, candidates, rows, k, 0.0, queries=queries)
+    ways = [
+        Considered(Way.GATHER, None, costs.exact_rows(candidates, dim, queries, norms=norms), 1.0),
+        Considered(Way.SCAN, None, costs.exact_block(rows, candidates, dim, queries, norms=norms), 1.0),
     ]
     ways += [
-        (_asked(each, candidates / rows, rows, k, queries, dim), Way.INDEX, each.spec.kind)
+        _asked(each, candidates / rows, rows, k, queries, dim, costs, norms)
         for each in indexes
         if not (each.traits.exact and each.traits.device == "cpu")  # that is what gather and scan are
     ]
-    ways.sort(key=lambda way: way[0])
-    considered = tuple((f"{way}({kind})" if kind else str(way), each) for each, way, kind in ways)
-    cheapest, way, kind = ways[0]
-    return Plan(way, kind, candidates, rows, k, cheapest, considered)
+    ways = sorted((way for way in ways if recall == 0 or (way.recall or 0) >= recall), key=lambda way: way.cost)
+    taken = _steady(ways, candidates, rows, k, queries, last)
+    return Plan(taken.way, taken.kind, candidates, rows, k, taken.cost, tuple(ways), queries)
 
 
-def _asked(index: Choice, share: float, rows: int, k: int, queries: int, dim: int) -> float:
-    """Microseconds of asking an index, and of scoring exactly what it does not hold yet."""
+def _asked(index: Choice, share: float, rows: int, k: int, queries: int, dim: int, costs: Costs, norms: bool) -> Considered:
+    """Asking an index, and scoring exactly what it does not hold yet."""
     held = min(index.rows, rows)
     passing = max(1, round(share * held))
-    late = rows - held
+    exactly = costs.exact_block(held, passing, dim, queries)
+    recall: float | None = 1.0
     if index.spec.kind == "codes":
-        fetch = cost.codes_fetch(k)
-        each = min(cost.codes(held, passing, dim, fetch), cost.codes_skipping(held, passing, dim, fetch))
+        width, fetch = code_width(dim), codes_fetch(k)
+        once = min(costs.codes(held, passing, width, fetch), costs.codes_skipping(held, passing, width, fetch))
+        asked, recall = queries * (1 + costs.widened) * once, CODES_RECALL
     elif index.spec.kind == "hnsw":
-        fetch = cost.graph_fetch(int(index.spec.params.get("ef_search", 200)), k)
-        each = cost.graph(-(-fetch * held // passing), dim, fetch)
+        masked = passing < held
+        fetch, ef = costs.graph_ef(int(index.spec.params.get("ef_search", 200)), k, held, passing)
+        asked = queries * costs.graph(ef, dim, fetch, masked=masked) + (costs.doubt * exactly if masked else 0.0)
+        recall = None if masked else costs.found
     else:
-        each = DEVICE_CALL / queries
-    # An index on the CPU scans its rows exactly where that is cheaper, a large batch above all.
-    asked = min(queries * each, cost.exact_block(held, passing, dim, queries))
-    return asked + (cost.exact_block(late, round(share * late), dim, queries) + NORM * dim * share * late if late else 0.0)
+        asked = min(way.cost for way in gpu_ways(index.card or Card.unknown(), held, passing, dim, queries) if way.built)
+    if index.spec.kind != "flat" and exactly <= asked:
+        asked, recall = exactly, 1.0  # an index on the CPU scans its rows exactly where that is cheaper
+    if rows > held:
+        asked += costs.exact_block(rows - held, round(share * (rows - held)), dim, queries, norms=norms)
+    return Considered(Way.INDEX, index.spec.kind, asked, recall)
+
+
+def _steady(ways: Sequence[Considered], candidates: int, rows: int, k: int, queries: int, last: Plan | None) -> Considered:
+    """The cheapest, or the exact way of the last plan while the cheapest is exact too and hardly cheaper."""
+    best = ways[0]
+    if last is None or best.recall != 1.0 or (last.k, last.queries) != (k, queries):
+        return best
+    if not (_near(last.candidates, candidates) and _near(last.rows, rows)):
+        return best
+    kept = next((way for way in ways if (way.way, way.kind) == (last.way, last.kind) and way.recall == 1.0), best)
+    return kept if kept.cost <= STEADY * best.cost else best
+
+
+def _near(old: int, new: int) -> bool:
+    return new <= STEADY * old and old <= STEADY * new
+
+
+def _name(way: Way, kind: str | None) -> str:
+    return f"{way}({kind})" if kind else str(way)
 
 
 def wanted(settings: Settings, rows: int, *, faiss: bool, gpu: bool) -> tuple[str, ...]:

@@ -56,6 +56,21 @@ class SparseNear:
     ranked: bool = False
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class TextNear:
+    """The records whose documents are most about the words of a text; those that share none with it are not found.
+
+    Score is 1 - BM25, see ``index.fulltext``; how rare words and how long documents are is counted over the live records of the
+    table, whatever the filter is.
+    The rest as in ``Near``.
+    """
+
+    query: str
+    limit: int
+    default: float | None = None
+    ranked: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Constant:
     """The same score for every record that another operand found; it finds none itself."""
@@ -75,7 +90,10 @@ class Apply:
     operands: tuple[Rank, ...]
 
 
-Rank: TypeAlias = Near | SparseNear | Constant | Apply
+Leaf: TypeAlias = Near | SparseNear | TextNear
+"""What searches."""
+
+Rank: TypeAlias = Leaf | Constant | Apply
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +129,7 @@ class Scored:
     default: float | None
 
 
-def evaluate(rank: Rank, search: Callable[[Near | SparseNear], Hits]) -> Scored:
+def evaluate(rank: Rank, search: Callable[[Leaf], Hits]) -> Scored:
     """The scores of a tree; ``search`` answers a leaf and is asked once for each, also where it occurs several times.
 
     A leaf scores what it found. An operation scores the records that all its operands without default found; if each operand has a
@@ -138,9 +156,9 @@ def evaluate(rank: Rank, search: Callable[[Near | SparseNear], Hits]) -> Scored:
     return values[id(rank)]
 
 
-def leaves(rank: Rank | None) -> list[Near | SparseNear]:
+def leaves(rank: Rank | None) -> list[Leaf]:
     """The searches of a tree, in the order in which ``evaluate`` asks for them."""
-    return [] if rank is None else [node for node in _inner_first(rank) if isinstance(node, Near | SparseNear)]
+    return [] if rank is None else [node for node in _inner_first(rank) if isinstance(node, Leaf)]
 
 
 def ordered(scored: Scored) -> tuple[Rows, npt.NDArray[np.float32]]:
@@ -195,7 +213,7 @@ def _check(node: Apply) -> None:
         raise InvalidArgumentError(f"{node.name} takes {'at least 1' if wanted is None else wanted} operands, not {n}.")
 
 
-def _leaf(leaf: Near | SparseNear, hits: Hits) -> Scored:
+def _leaf(leaf: Leaf, hits: Hits) -> Scored:
     n = int(hits.counts[0])
     rows = hits.rows[0, :n]
     scores = np.arange(n, dtype=np.float64) if leaf.ranked else hits.distances[0, :n].astype(np.float64)

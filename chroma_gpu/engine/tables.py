@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
+from chroma_gpu.bytecache import ByteCache
 from chroma_gpu.config import Settings
 from chroma_gpu.engine.background import Background
 from chroma_gpu.engine.catalog import Catalog, Entry
@@ -49,6 +50,7 @@ class Tables:
         self._background = background
         self._lock = threading.Lock()
         self._open: OrderedDict[UUID, OpenTable] = OrderedDict()
+        self._filters = ByteCache(settings.filter_memory)
 
     def take(self, collection: UUID) -> OpenTable:
         """The open table of a collection, opened if it must be. Every take is followed by one give_back."""
@@ -96,6 +98,7 @@ class Tables:
         """In a forked child: forget the lock and the open tables of the parent. What they hold is not closed: it is the parent's."""
         self._lock = threading.Lock()
         self._open = OrderedDict()
+        self._filters = ByteCache(self._settings.filter_memory)
 
     def _taken(self, entry: Entry) -> OpenTable | None:
         """The table that is open, unless it is of another folder or has other parameters."""
@@ -123,7 +126,7 @@ class Tables:
             return None
         checkpoints = self._folders.checkpoints(entry.folder)
         indexes = Indexes(store.vectors, entry.metric, entry.params, self._settings, self._background, checkpoints)
-        new = OpenTable(entry, store, Table(store, entry.metric, indexes))
+        new = OpenTable(entry, store, Table(store, entry.metric, indexes, self._filters))
         held: OpenTable | None
         with self._lock:
             held = self._open.setdefault(entry.id, new)

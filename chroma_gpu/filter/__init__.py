@@ -6,7 +6,7 @@ reference) and how to find its rows from typed columns (``rows``) or in texts.
 
 from __future__ import annotations
 
-from chroma_gpu.filter.columns import Columns, ColumnStatistics, ColumnView
+from chroma_gpu.filter.columns import Columns, ColumnView
 from chroma_gpu.filter.documents import (
     DOCUMENT_OPERATORS,
     DocumentContains,
@@ -16,9 +16,10 @@ from chroma_gpu.filter.documents import (
     DocumentOperator,
     Texts,
 )
-from chroma_gpu.filter.expr import MAX_DEPTH, And, Expr, InIds, InRows, Or, Records, Step, evaluate, matches, to_dict
+from chroma_gpu.filter.evaluation import evaluate, evaluate_first
+from chroma_gpu.filter.expr import MAX_DEPTH, And, Expr, How, InIds, InRows, Or, Records, Step, matches, to_dict
 from chroma_gpu.filter.operators import OPERATORS, Contains, Eq, Gt, Gte, In, Lt, Lte, Ne, NotContains, NotIn, Operator
-from chroma_gpu.values import Kind, Scalar
+from chroma_gpu.values import ColumnStatistics, Kind, Scalar
 
 __all__ = [
     "DOCUMENT_OPERATORS",
@@ -38,6 +39,7 @@ __all__ = [
     "Expr",
     "Gt",
     "Gte",
+    "How",
     "In",
     "InIds",
     "InRows",
@@ -54,6 +56,7 @@ __all__ = [
     "Step",
     "Texts",
     "evaluate",
+    "evaluate_first",
     "matches",
     "to_dict",
 ]

@@ -19,6 +19,9 @@ from chroma_gpu.values import INT_MAX, INT_MIN, Kind, Scalar, nearest_float
 
 Flags: TypeAlias = npt.NDArray[np.bool_]
 
+Bounds: TypeAlias = tuple[int | float | None, int | float | None, bool, bool]
+"""The least and the greatest number, None where there is no bound, and whether each is inside."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Column:
@@ -48,11 +51,6 @@ class Column:
     def rows(self) -> Rows:
         """[n] uint32, ascending."""
         return self._rows[: self.n]
-
-    @property
-    def distinct(self) -> int | None:
-        """How many different strings there ever were; None for other types."""
-        return None if self._codes is None else len(self._codes)
 
     @property
     def nbytes(self) -> int:
@@ -92,6 +90,10 @@ class Column:
         all_values = np.insert(self._values[: self.n][keep], places, self._encoded(values))
         return replace(self, n=len(all_rows), _rows=all_rows, _values=all_values)
 
+    def fill(self, numbers: npt.NDArray[np.float64]) -> None:
+        """Put ints or floats to the places of their rows in numbers [size], as floats."""
+        numbers[self.rows] = self._values[: self.n]
+
     def mark(self, hits: Flags, passed: Flags) -> None:
         """Set hits [size] at the rows of the values that passed [n]."""
         rows = self.rows
@@ -117,13 +119,13 @@ class Column:
 
     def between(self, low: int | float | None, high: int | float | None, include_low: bool, include_high: bool) -> Flags:
         """[n] bool: which numbers lie between two bounds, of which None is none; no string or bool does, and nothing for NaN."""
-        if self.kind not in (Kind.INT, Kind.FLOAT) or any(
-            isinstance(bound, float) and math.isnan(bound) for bound in (low, high)
-        ):
+        bounds = interval(self.kind, low, high, include_low, include_high)
+        values = self._values[: self.n]
+        if bounds is None:
             return np.zeros(self.n, np.bool_)
-        if self.kind is Kind.INT:
-            return _between_ints(self._values[: self.n], low, high, include_low, include_high)
-        return _between_floats(self._values[: self.n], low, high, include_low, include_high)
+        start, stop = bounds
+        passed: Flags = values >= start if stop is None else (values >= start) & (values < stop)
+        return passed
 
     def _encoded(self, values: Sequence[Scalar]) -> npt.NDArray[Any]:
         if self._codes is not None:
@@ -136,11 +138,30 @@ class Column:
             return [code for value in wanted if (code := self._codes.get(value)) is not None]
         if self.kind is Kind.BOOL:
             return [value for value in wanted if isinstance(value, bool)]
-        numbers = [value for value in wanted if isinstance(value, int | float) and not isinstance(value, bool)]
-        if self.kind is Kind.INT:
-            whole = [int(number) for number in numbers if isinstance(number, int) or number.is_integer()]
-            return [number for number in whole if INT_MIN <= number <= INT_MAX]
-        return [nearest for number in numbers if (nearest := nearest_float(number)) == number]
+        return held_numbers(self.kind, wanted)
+
+
+def interval(
+    kind: Kind, low: int | float | None, high: int | float | None, include_low: bool, include_high: bool
+) -> tuple[Any, Any] | None:
+    """The values of a column that lie between two bounds, of which None is none, as [start, stop) in the column's type.
+
+    A stop of None is past every value. None for what no value can satisfy: bounds of NaN, strings and bools.
+    """
+    if any(isinstance(bound, float) and math.isnan(bound) for bound in (low, high)):
+        return None
+    if kind is Kind.INT:
+        return _interval_of_ints(low, high, include_low, include_high)
+    return _interval_of_floats(low, high, include_low, include_high) if kind is Kind.FLOAT else None
+
+
+def held_numbers(kind: Kind, wanted: Sequence[Scalar]) -> list[Any]:
+    """The wanted values that a column of ints, or of floats, can hold, in its type: as ints, 2.0 is 2, and 2.5 nothing."""
+    numbers = [value for value in wanted if isinstance(value, int | float) and not isinstance(value, bool)]
+    if kind is Kind.INT:
+        whole = [int(number) for number in numbers if isinstance(number, int) or number.is_integer()]
+        return [number for number in whole if INT_MIN <= number <= INT_MAX]
+    return [nearest for number in numbers if (nearest := nearest_float(number)) == number]
 
 
 class _Codes(dict[Any, int]):
@@ -163,39 +184,35 @@ _DTYPES: Final[Mapping[Kind, npt.DTypeLike]] = {
 }
 
 
-def _between_ints(
-    values: npt.NDArray[Any], low: int | float | None, high: int | float | None, include_low: bool, include_high: bool
-) -> Flags:
-    """Which ints lie between the bounds, by the first and the last int that do."""
+def _interval_of_ints(
+    low: int | float | None, high: int | float | None, include_low: bool, include_high: bool
+) -> tuple[Any, Any] | None:
     first = INT_MIN if low is None or low == -math.inf else INT_MAX + 1 if low == math.inf else math.ceil(low)
     last = INT_MAX if high is None or high == math.inf else INT_MIN - 1 if high == -math.inf else math.floor(high)
     first += first == low and not include_low
     last -= last == high and not include_high
-    if first > min(last, INT_MAX) or last < INT_MIN:
-        return np.zeros(len(values), np.bool_)
-    above = values >= first if first > INT_MIN else None
-    below = values <= last if last < INT_MAX else None
-    return _both(above, below, len(values))
+    first = max(first, INT_MIN)
+    if first > min(last, INT_MAX):
+        return None
+    return first, last + 1 if last < INT_MAX else None
 
 
-def _between_floats(
-    values: npt.NDArray[Any], low: int | float | None, high: int | float | None, include_low: bool, include_high: bool
-) -> Flags:
-    """Which floats lie between the bounds. For a bound that is no float, the nearest float stands; it is inside or outside itself."""
-    above = below = None
+def _interval_of_floats(
+    low: int | float | None, high: int | float | None, include_low: bool, include_high: bool
+) -> tuple[Any, Any] | None:
+    """For a bound that is no float, the nearest float stands; it is inside or outside itself."""
+    start, stop = -math.inf, None
     if low is not None:
-        nearest = nearest_float(low)
-        above = values >= nearest if nearest > low or (nearest == low and include_low) else values > nearest
+        start = nearest_float(low)
+        if not (start > low or (start == low and include_low)):
+            if start == math.inf:
+                return None
+            start = math.nextafter(start, math.inf)
     if high is not None:
-        nearest = nearest_float(high)
-        below = values <= nearest if nearest < high or (nearest == high and include_high) else values < nearest
-    return _both(above, below, len(values))
-
-
-def _both(above: Flags | None, below: Flags | None, n: int) -> Flags:
-    if above is None:
-        return np.ones(n, np.bool_) if below is None else below
-    return above if below is None else above & below
+        stop = nearest_float(high)
+        if stop < high or (stop == high and include_high):
+            stop = None if stop == math.inf else math.nextafter(stop, math.inf)
+    return start, stop
 
 
 def _grown(array: npt.NDArray[Any], n: int, needed: int) -> npt.NDArray[Any]:

@@ -6,26 +6,17 @@ Columns are derived from the records of the store and can be rebuilt from them a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from chroma_gpu.filter.column import Column, Flags
+from chroma_gpu.filter.column import Bounds, Column, Flags
 from chroma_gpu.records import Rows
 from chroma_gpu.rowset import RowSet
-from chroma_gpu.values import ColumnType, Kind, Scalar, stored, typed
-
-
-@dataclass(frozen=True, slots=True)
-class ColumnStatistics:
-    """What is known of one column: how many values it holds and, for strings, how many different ones it ever held."""
-
-    field: str
-    kind: Kind
-    array: bool
-    count: int
-    distinct: int | None
+from chroma_gpu.values import ColumnStatistics, ColumnType, Kind, Scalar, stored, typed
 
 
 class ColumnView:
@@ -66,6 +57,11 @@ class ColumnView:
             (column, column.between(low, high, include_low, include_high)) for column in self._of(field) if not column.array
         )
 
+    def between_all(self, conditions: Sequence[tuple[str, Bounds]]) -> RowSet:
+        """The rows of which every one of some fields has an int or float between its bounds; at least one."""
+        found = [self.between(field, low, high, include_low=a, include_high=b) for field, (low, high, a, b) in conditions]
+        return reduce(and_, found)
+
     def containing(self, field: str, value: Scalar) -> RowSet:
         """The rows whose array has an element of value's very type that equals it. A scalar contains nothing."""
         known = stored(value)
@@ -80,13 +76,32 @@ class ColumnView:
         """How many values a condition on this field looks at."""
         return sum(column.n for column in self._of(field))
 
+    def numbers(self, field: str) -> npt.NDArray[np.float64]:
+        """[size] float64: the int or float of each row, NaN where there is none."""
+        found = np.full(self._size, np.nan)
+        for column in self._of(field):
+            if column.kind in (Kind.INT, Kind.FLOAT) and not column.array:
+                column.fill(found)
+        return found
+
     def statistics(self) -> list[ColumnStatistics]:
         """Every column with its counts."""
         return [
-            ColumnStatistics(field, column.kind, column.array, column.n, column.distinct)
-            for field in self._fields
-            for column in self._of(field)
+            ColumnStatistics(field, column.kind, column.array, column.n) for field in self._fields for column in self._of(field)
         ]
+
+    def restricted(self, within: RowSet) -> ColumnView:
+        """A view whose answers need only be right for some rows."""
+        return self
+
+    def documents_with(self, grams: Sequence[bytes]) -> RowSet:
+        """A superset of the rows whose document has all of some three-byte strings: every row, columns know of no document."""
+        return RowSet.full(self._size)
+
+    @property
+    def indexed(self) -> int:
+        """How many rows the inverted index answers for: none."""
+        return 0
 
     @property
     def nbytes(self) -> int:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, Protocol
 
@@ -38,6 +38,11 @@ class DocumentOperator(ABC):
         """Whether one record passes. A record without a document passes the negated forms only."""
         return (document is not None and self._search(document)) != self.negated
 
+    def passing(self, documents: Iterable[bytes | None]) -> list[bool]:
+        """``matches`` for many records."""
+        search, negated = self._search, self.negated
+        return [(document is not None and search(document)) != negated for document in documents]
+
     @abstractmethod
     def _searching(self) -> Search:
         """The search for the operand in one text."""
@@ -52,6 +57,10 @@ class DocumentContains(DocumentOperator):
     def _searching(self) -> Search:
         wanted = self.operand.encode()
         return lambda text: wanted in text
+
+    def passing(self, documents: Iterable[bytes | None]) -> list[bool]:
+        wanted, negated = self.operand.encode(), self.negated
+        return [(document is not None and wanted in document) != negated for document in documents]
 
 
 class DocumentNotContains(DocumentContains):

@@ -1,17 +1,13 @@
-"""The expression tree, and its evaluation to an exact set of rows."""
+"""The expression tree, what it means for one record, and what evaluating a node of it did."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from time import perf_counter
+from enum import StrEnum
 from typing import Any, Final, Protocol, TypeAlias, Union
 
-import numpy as np
-
 from chroma_gpu.errors import InvalidFilter
-from chroma_gpu.filter.columns import ColumnView
 from chroma_gpu.filter.documents import DocumentOperator, Texts
 from chroma_gpu.filter.operators import Operator
 from chroma_gpu.records import Metadata, Rows
@@ -61,6 +57,27 @@ class Records(Texts, Protocol):
         ...
 
 
+class How(StrEnum):
+    """How the rows that pass a condition were found.
+
+    index     postings and numbers of the inverted index; rows it does not know yet from their metadata
+    columns   the metadata of every row, in memory
+    grams     candidates from the three-byte strings in documents, then the texts of those
+    scan      the texts of all rows that were asked about
+    given     rows and ids that the caller named
+    combined  the steps of the conditions inside
+    kept      from an evaluation of the same condition of the same state
+    """
+
+    INDEX = "index"
+    COLUMNS = "columns"
+    GRAMS = "grams"
+    SCAN = "scan"
+    GIVEN = "given"
+    COMBINED = "combined"
+    KEPT = "kept"
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """What evaluating one node did.
@@ -68,6 +85,7 @@ class Step:
     asked, passed  how many rows it was asked about, and how many of them pass
     read           how many documents were read for it
     seconds        its time, that of the nodes inside it included
+    how            how the rows were found; why: for a scan, why there was no better way
     """
 
     expr: Expr
@@ -75,23 +93,8 @@ class Step:
     passed: int
     read: int
     seconds: float
-
-
-def evaluate(expr: Expr, within: RowSet, columns: ColumnView, records: Records) -> tuple[RowSet, list[Step]]:
-    """The rows of ``within`` that pass, and the steps taken, inner ones first.
-
-    Cheap conditions go first, and each looks only at rows that are still undecided; documents are read last and at most once
-    for conditions that stand together. What cannot change the answer any more is not evaluated and is no step.
-
-    within   rows below columns.size
-    Raises   InvalidFilter for a tree deeper than MAX_DEPTH
-    Cost     one pass over the values of each field; one read of each undecided document
-    """
-    if within.size > columns.size:
-        raise ValueError(f"rows below {within.size} cannot be filtered by columns of {columns.size} rows")
-    _check_depth(expr)
-    evaluation = _Evaluation(columns, records)
-    return evaluation.rows(expr, within), evaluation.steps
+    how: How = How.COMBINED
+    why: str | None = None
 
 
 def matches(expr: Expr, row: int, metadata: Metadata | None, document: bytes | None, id: str = "") -> bool:
@@ -128,79 +131,22 @@ def to_dict(expr: Expr) -> dict[str, Any]:
             return {expr.field: {expr.token: list(expr.operand) if isinstance(expr.operand, tuple) else expr.operand}}
 
 
-class _Evaluation:
-    """One evaluation: where it reads, and the steps it took."""
-
-    def __init__(self, columns: ColumnView, records: Records) -> None:
-        self._columns = columns
-        self._records = records
-        self.steps: list[Step] = []
-
-    def rows(self, expr: Expr, within: RowSet) -> RowSet:
-        """The rows of within that pass."""
-        if not within:
-            return within
-        start, asked, read = perf_counter(), len(within), 0
-        if isinstance(expr, DocumentOperator) or _only_documents(expr):
-            passed, read = self._scanned(expr, within), asked
-        elif isinstance(expr, And):
-            passed = within
-            for child in self._in_order(expr):
-                passed = self.rows(child, passed)
-        elif isinstance(expr, Or):
-            passed, undecided = RowSet.empty(within.size), within
-            for child in self._in_order(expr):
-                more = self.rows(child, undecided)
-                passed, undecided = passed | more, undecided - more
-        elif isinstance(expr, InRows):
-            passed = within & expr.rows.resized(within.size)
-        elif isinstance(expr, InIds):
-            rows = self._records.rows_of(expr.ids)
-            named = RowSet.of(rows[rows < within.size], within.size)  # NO_ROW is above every size
-            passed = within - named if expr.others else within & named
-        else:
-            passed = within & expr.rows(self._columns).resized(within.size)
-        self.steps.append(Step(expr, asked, len(passed), read, perf_counter() - start))
-        return passed
-
-    def _in_order(self, expr: And | Or) -> list[Expr]:
-        """The children: without documents, cheapest first; those about nothing else, as one; the rest."""
-        documents = tuple(child for child in expr.children if _only_documents(child))
-        others = sorted((child for child in expr.children if not _only_documents(child)), key=self._cost)
-        cheap = [child for child in others if not _documents(child)]
-        as_one = documents if len(documents) < 2 else (type(expr)(documents),)
-        return [*cheap, *as_one, *others[len(cheap) :]]
-
-    def _cost(self, expr: Expr) -> tuple[int, int]:
-        """How many conditions on documents there are, and how many metadata values have to be looked at."""
-        if isinstance(expr, And | Or):
-            values = sum(self._cost(child)[1] for child in expr.children)
-        else:
-            values = self._columns.count(expr.field) if isinstance(expr, Operator) else 0
-        return _documents(expr), values
-
-    def _scanned(self, expr: Expr, within: RowSet) -> RowSet:
-        """The rows whose documents pass, each read once."""
-        rows = within.rows()
-        passing = expr.matches if isinstance(expr, DocumentOperator) else partial(matches, expr, 0, None)
-        passed = np.fromiter(map(passing, self._records.documents(rows)), np.bool_, len(rows))
-        return RowSet.of(rows[passed], within.size)
-
-
-def _only_documents(expr: Expr) -> bool:
+def only_documents(expr: Expr) -> bool:
+    """Whether a tree is about documents and nothing else."""
     if isinstance(expr, And | Or):
-        return bool(expr.children) and all(map(_only_documents, expr.children))
+        return bool(expr.children) and all(map(only_documents, expr.children))
     return isinstance(expr, DocumentOperator)
 
 
-def _documents(expr: Expr) -> int:
+def documents(expr: Expr) -> int:
     """How many conditions on documents a tree has."""
     if isinstance(expr, And | Or):
-        return sum(map(_documents, expr.children))
+        return sum(map(documents, expr.children))
     return int(isinstance(expr, DocumentOperator))
 
 
-def _check_depth(expr: Expr) -> None:
+def check_depth(expr: Expr) -> None:
+    """Raises InvalidFilter for a tree deeper than MAX_DEPTH."""
     level = [expr]
     for _ in range(MAX_DEPTH + 1):
         level = [child for node in level if isinstance(node, And | Or) for child in node.children]

@@ -1,52 +1,13 @@
-"""What evaluation asks of an inverted index, and the values it answers with. The store keeps one; tests make their own."""
+"""What evaluation asks of an inverted index. The store keeps one; tests make their own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import Protocol
 
 from chroma_gpu.records import Rows
-from chroma_gpu.roaring import Places
 from chroma_gpu.rowset import RowSet
-from chroma_gpu.values import Kind, Scalar
-
-
-@dataclass(frozen=True, slots=True)
-class ColumnStatistics:
-    """What is known of one column: how many values it holds.
-
-    kind    of its values; None for sparse vectors
-    array   the values are elements of arrays
-    """
-
-    field: str
-    kind: Kind | None
-    array: bool
-    count: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class NumberBlock:
-    """The ints, or the floats, of one field in one chunk of rows: row chunk * CHUNK + places[i] has values[ranks[i]].
-
-    values  [m] int64 or float64, ascending, each once; the first and the last are the chunk's zone
-    ranks   [n] uint16
-    places  [n] uint16, strictly ascending; None where they are 0 to n - 1
-    """
-
-    chunk: int
-    values: npt.NDArray[Any]
-    ranks: npt.NDArray[np.uint16]
-    places: Places | None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        return self.values.nbytes + self.ranks.nbytes + (0 if self.places is None else self.places.nbytes)
+from chroma_gpu.values import ColumnStatistics, Kind, NumberBlock, Scalar
 
 
 class Inverted(Protocol):

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
-from chroma_gpu.filter.columns import ColumnView
+from chroma_gpu.filter.column import Bounds
+from chroma_gpu.filter.view import Lookup
 from chroma_gpu.records import Metadata
 from chroma_gpu.rowset import RowSet
 from chroma_gpu.values import Kind, Scalar, stored
@@ -24,9 +25,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Operator(ABC, Generic[T]):
-    """A condition on the metadata value under one field. Equal conditions have operands of equal type."""
+    """A condition on the metadata value under one field. Equal conditions have operands of equal type.
+
+    negated  it passes rows that do not have the field
+    guess    which share of the field's values is found if nothing is known of them
+    """
 
     token: ClassVar[str]
+    negated: ClassVar[bool] = False
+    guess: ClassVar[float] = 0.1
 
     field: str
     operand: T
@@ -41,8 +48,13 @@ class Operator(ABC, Generic[T]):
         """Whether one record passes."""
 
     @abstractmethod
-    def rows(self, columns: ColumnView) -> RowSet:
-        """The rows of [0, columns.size) that pass, rows without metadata included.  Cost: one pass over the field's values."""
+    def rows(self, columns: Lookup) -> RowSet:
+        """The rows of [0, columns.size) that pass, rows without metadata included."""
+
+    def share(self, columns: Lookup) -> float:
+        """About which share of the rows passes, guessed from how many have a value."""
+        found = self.guess * min(1.0, columns.count(self.field) / max(1, columns.size))
+        return 1.0 - found if self.negated else found
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Operator) and self._identity() == other._identity()
@@ -68,7 +80,7 @@ class Eq(Operator[Scalar]):
     def matches(self, metadata: Metadata | None) -> bool:
         return _equal(_value(metadata, self.field), self.operand)
 
-    def rows(self, columns: ColumnView) -> RowSet:
+    def rows(self, columns: Lookup) -> RowSet:
         return columns.equal(self.field, self.operand)
 
 
@@ -77,18 +89,20 @@ class Ne(Eq):
 
     __slots__ = ()
     token = "$ne"
+    negated = True
 
     def matches(self, metadata: Metadata | None) -> bool:
         return not super().matches(metadata)
 
-    def rows(self, columns: ColumnView) -> RowSet:
+    def rows(self, columns: Lookup) -> RowSet:
         return ~super().rows(columns)
 
 
-class _Comparison(Operator[int | float]):
+class Comparison(Operator[int | float]):
     """A bound on an int or float."""
 
     __slots__ = ()
+    guess = 0.4
 
     @staticmethod
     def accepts(operand: object) -> bool:
@@ -98,57 +112,69 @@ class _Comparison(Operator[int | float]):
         value = _value(metadata, self.field)
         return isinstance(value, int | float) and not isinstance(value, bool) and self._holds(value)
 
+    def rows(self, columns: Lookup) -> RowSet:
+        return columns.between_all([(self.field, self.bounds)])
+
+    @property
+    @abstractmethod
+    def bounds(self) -> Bounds:
+        """Between which a number passes."""
+
     @abstractmethod
     def _holds(self, value: int | float) -> bool: ...
 
 
-class Gt(_Comparison):
+class Gt(Comparison):
     """The number is greater than the operand."""
 
     __slots__ = ()
     token = "$gt"
 
-    def rows(self, columns: ColumnView) -> RowSet:
-        return columns.between(self.field, self.operand, None, include_low=False)
+    @property
+    def bounds(self) -> Bounds:
+        return self.operand, None, False, False
 
     def _holds(self, value: int | float) -> bool:
         return value > self.operand
 
 
-class Gte(_Comparison):
+class Gte(Comparison):
     """The number is greater than the operand or equals it."""
 
     __slots__ = ()
     token = "$gte"
 
-    def rows(self, columns: ColumnView) -> RowSet:
-        return columns.between(self.field, self.operand, None)
+    @property
+    def bounds(self) -> Bounds:
+        return self.operand, None, True, False
 
     def _holds(self, value: int | float) -> bool:
         return value >= self.operand
 
 
-class Lt(_Comparison):
+class Lt(Comparison):
     """The number is less than the operand."""
 
     __slots__ = ()
     token = "$lt"
 
-    def rows(self, columns: ColumnView) -> RowSet:
-        return columns.between(self.field, None, self.operand, include_high=False)
+    @property
+    def bounds(self) -> Bounds:
+        return None, self.operand, False, False
 
     def _holds(self, value: int | float) -> bool:
         return value < self.operand
 
 
-class Lte(_Comparison):
+class Lte(Comparison):
     """The number is less than the operand or equals it."""
 
     __slots__ = ()
     token = "$lte"
 
-    def rows(self, columns: ColumnView) -> RowSet:
-        return columns.between(self.field, None, self.operand)
+    @property
+    def bounds(self) -> Bounds:
+        return None, self.operand, False, True
 
     def _holds(self, value: int | float) -> bool:
         return value <= self.operand
@@ -171,7 +197,7 @@ class In(Operator[tuple[Scalar, ...]]):
         value = _value(metadata, self.field)
         return any(_equal(value, wanted) for wanted in self.operand)
 
-    def rows(self, columns: ColumnView) -> RowSet:
+    def rows(self, columns: Lookup) -> RowSet:
         return columns.among(self.field, self.operand)
 
 
@@ -180,11 +206,12 @@ class NotIn(In):
 
     __slots__ = ()
     token = "$nin"
+    negated = True
 
     def matches(self, metadata: Metadata | None) -> bool:
         return not super().matches(metadata)
 
-    def rows(self, columns: ColumnView) -> RowSet:
+    def rows(self, columns: Lookup) -> RowSet:
         return ~super().rows(columns)
 
 
@@ -202,7 +229,7 @@ class Contains(Operator[Scalar]):
         array = (metadata or {}).get(self.field)
         return isinstance(array, list) and stored(self.operand) in map(stored, array)
 
-    def rows(self, columns: ColumnView) -> RowSet:
+    def rows(self, columns: Lookup) -> RowSet:
         return columns.containing(self.field, self.operand)
 
 
@@ -211,11 +238,12 @@ class NotContains(Contains):
 
     __slots__ = ()
     token = "$not_contains"
+    negated = True
 
     def matches(self, metadata: Metadata | None) -> bool:
         return not super().matches(metadata)
 
-    def rows(self, columns: ColumnView) -> RowSet:
+    def rows(self, columns: Lookup) -> RowSet:
         return ~super().rows(columns)
 
 

@@ -34,16 +34,21 @@ def compiled(pattern: str) -> Search:
     """
     if len(pattern) > MAX_PATTERN:
         raise InvalidFilter(f"a regular expression has {len(pattern)} characters, of {MAX_PATTERN} at most.")
-    pieces = list(_Reader(pattern).pieces())
-    regexp = _engine(pattern, "".join(piece.text for piece in pieces))
-    if not any(piece.boundary for piece in pieces):
+    read = pieces(pattern)
+    regexp = _engine(pattern, "".join(piece.text for piece in read))
+    if not any(piece.boundary for piece in read):
         return lambda text: regexp.search(text) is not None
-    beyond_ascii = _Lettered(pattern, pieces)
+    beyond_ascii = _Lettered(pattern, read)
     return lambda text: regexp.search(text) is not None if text.isascii() else beyond_ascii.search(text)
 
 
+def pieces(pattern: str) -> list[Piece]:
+    """A pattern in RE2's spelling, piece by piece. Raises InvalidFilter for what this reader refuses; RE2 may refuse more."""
+    return list(_Reader(pattern).pieces())
+
+
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class Piece:
     """A stretch of a pattern in RE2's spelling.
 
     flags     those of i and s that hold, for what matches one character; None for the syntax between
@@ -64,7 +69,7 @@ class _Reader:
         self._flags = ""
         self._open: list[tuple[int, str]] = []  # of each open group: where it began and the flags before it
 
-    def pieces(self) -> Iterator[_Piece]:
+    def pieces(self) -> Iterator[Piece]:
         """The pattern in RE2's spelling."""
         while self._at < len(self._pattern):
             char = self._pattern[self._at]
@@ -73,24 +78,24 @@ class _Reader:
             elif char == "[":
                 yield self._one_of(self._class())
             elif char == "(":
-                yield _Piece(self._group())
+                yield Piece(self._group())
             elif char == ")":
                 if not self._open:
                     raise self._error(self._at, self._at + 1, "unopened group")
                 self._flags = self._open.pop()[1]
-                yield _Piece(self._taken(1))
+                yield Piece(self._taken(1))
             elif char == "{":
-                yield _Piece(self._count())
+                yield Piece(self._count())
             elif char in "|^$*+?":
-                yield _Piece(self._taken(1))
+                yield Piece(self._taken(1))
             elif not self._skipped():
                 yield self._one_of("." if self._taken(1) == "." else _literal(char))
         if self._open:
             start = self._open[-1][0]
             raise self._error(start, start + 1, "unclosed group")
 
-    def _one_of(self, text: str) -> _Piece:
-        return _Piece(text, "".join(flag for flag in "is" if flag in self._flags))
+    def _one_of(self, text: str) -> Piece:
+        return Piece(text, "".join(flag for flag in "is" if flag in self._flags))
 
     def _group(self) -> str:
         """The opening of a group, or flags. Groups capture nothing here: only whether there is a match counts."""
@@ -147,7 +152,7 @@ class _Reader:
             return _PERL[letter]
         return _complement(letter.lower()) if letter.lower() in _PERL else piece.text
 
-    def _escape(self) -> _Piece:
+    def _escape(self) -> Piece:
         """A backslash and what belongs to it."""
         start, letter = self._at, self._pattern[self._at + 1 : self._at + 2]
         if coded := _CODE_POINT.match(self._pattern, start):
@@ -167,9 +172,9 @@ class _Reader:
         if letter.lower() in _PERL:
             return self._one_of(f"[{'' if letter in _PERL else '^'}{_PERL[letter.lower()]}]")
         if letter in "bB" and not self._pattern.startswith("{", self._at):
-            return _Piece(f"\\{letter}", boundary=True)
+            return Piece(f"\\{letter}", boundary=True)
         if letter in "Az":
-            return _Piece(f"\\{letter}")
+            return Piece(f"\\{letter}")
         if letter in "ntrfva":
             return self._one_of(f"\\{letter}")
         if letter in "0123456789":
@@ -203,7 +208,7 @@ class _Lettered:
     part of words exactly if they are; among these RE2's \\b is right.
     """
 
-    def __init__(self, pattern: str, pieces: list[_Piece]) -> None:
+    def __init__(self, pattern: str, pieces: list[Piece]) -> None:
         self._pattern = pattern
         self._pieces = pieces
         self._word = _engine(pattern, f"[{_PERL['w']}]")
@@ -240,7 +245,7 @@ class _Lettered:
             self._regexp = None
         return self._stands_for[sort]
 
-    def _spelled(self, piece: _Piece) -> str:
+    def _spelled(self, piece: Piece) -> str:
         """A piece of the pattern in stand-ins, which already know the flags i and s."""
         if piece.flags is None:
             group = _GROUP.match(piece.text)

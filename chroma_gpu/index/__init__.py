@@ -12,11 +12,17 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from chroma_gpu.errors import InvalidArgumentError
 from chroma_gpu.records import Hits, Metric, Vectors, VectorSource
 from chroma_gpu.rowset import RowSet
+
+if TYPE_CHECKING:
+    from chroma_gpu.index.cost import Costs
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +63,19 @@ class Index(Protocol):
         """Take in rows [len(self), stop) from the source.  Cost: O(stop - len(self))."""
         ...
 
-    def search(self, queries: Vectors, k: int, mask: RowSet | None = None) -> Hits:
+    def search(self, queries: Vectors, k: int, mask: RowSet | None = None, costs: Costs = ...) -> Hits:
         """The k nearest rows of each query among the rows of ``mask`` below len(self); None means all of them.
 
         queries  [q, dim] float32, as the user gave them: what a metric needs (normalising, norms) is done here
         mask     of any size; only rows below len(self) count
+        costs    what an index goes by that can search in several ways; the shipped ones by default
         Returns  distances as ``Metric`` defines them, each the correctly rounded float32 of the exact value; ties by row
         Raises   DimensionMismatch
         """
+        ...
+
+    def lengths(self, stop: int) -> npt.NDArray[np.float32] | None:
+        """[stop] norms of the first rows as ``scoring.norms`` finds them, a view; None if the index does not hold so many rows."""
         ...
 
     def save(self, path: Path) -> None:

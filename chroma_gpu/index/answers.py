@@ -20,7 +20,7 @@ def merge(left: Hits, right: Hits, k: int) -> Hits:
     parts = [_flat(left), _flat(right)]
     owners, rows, found = (np.concatenate([part[i] for part in parts]) for i in range(3))
     both = (left, right)
-    return ranked(owners, rows, found, len(left.counts), k, exact=left.exact and right.exact, guard=_worst_guard(both))
+    return ranked(owners, rows, found, len(left.counts), k, exact=left.exact and right.exact, guard=worst_guard(both))
 
 
 def stacked(hits: Sequence[Hits], k: int) -> Hits:
@@ -34,7 +34,7 @@ def stacked(hits: Sequence[Hits], k: int) -> Hits:
         np.concatenate([h.distances for h in hits]),
         np.concatenate([h.counts for h in hits]),
         exact=all(h.exact for h in hits),
-        guard=_worst_guard(hits),
+        guard=worst_guard(hits),
     )
 
 
@@ -86,7 +86,22 @@ def ranked(
     return Hits(out_rows, out_found, np.minimum(sizes, k).astype(np.int32), exact=exact, guard=guard)
 
 
-def _worst_guard(hits: Sequence[Hits]) -> str | None:
+def summed(rows: Rows, products: npt.NDArray[np.float64], size: int) -> tuple[Rows, npt.NDArray[np.float64]]:
+    """The distinct rows, ascending, and the sum of the products of each, added up one after the other."""
+    sums: npt.NDArray[np.float64]
+    if 16 * len(rows) < size:
+        found, places = np.unique(rows, return_inverse=True)
+        sums = np.bincount(places, products, len(found)).astype(np.float64, copy=False)
+        return found, sums
+    hit = np.zeros(size, np.bool_)
+    hit[rows] = True
+    whole = np.flatnonzero(hit)
+    sums = np.bincount(rows, products, size)[whole].astype(np.float64, copy=False)
+    return whole.astype(np.uint32), sums
+
+
+def worst_guard(hits: Sequence[Hits]) -> str | None:
+    """The guard that needed most work; None if no answer was guarded."""
     order = ("passed", "widened", "exact")
     return max((h.guard for h in hits if h.guard is not None), key=order.index, default=None)
 

@@ -26,7 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from chroma_gpu.errors import InvalidArgumentError
-from chroma_gpu.index import IndexSpec, Traits, answers, checkpoint, cost, exact, scoring
+from chroma_gpu.index import IndexSpec, Traits, answers, checkpoint, exact, scoring
+from chroma_gpu.index.cost import SHIPPED, Costs, codes_fetch
 from chroma_gpu.index.faiss_library import Shared, load_faiss
 from chroma_gpu.index.growing import Growing
 from chroma_gpu.index.held import Held
@@ -56,6 +57,9 @@ _MISSES: Final = 1e-4
 _CUT: Final = 3.75
 """Standard deviations above the k-th of a few good rows, past which estimates are not followed up. 1 - Phi(3.75) is below
 ``_MISSES``, so that this alone fails no answer."""
+
+_HOPELESS: Final = 6
+"""Times as many estimates as were fetched, needed beyond them, from which the exact scan is next."""
 
 _CALIBRATION: Final = 16
 """Reranked rows, at least, whose errors are compared with the predicted deviation."""
@@ -104,7 +108,7 @@ class CodesIndex:
                     self._codes.add(vectors)
                 self._count += len(vectors)
 
-    def search(self, queries: Vectors, k: int, mask: RowSet | None = None) -> Hits:
+    def search(self, queries: Vectors, k: int, mask: RowSet | None = None, costs: Costs = SHIPPED) -> Hits:
         """As ``Index.search``.
 
         Returns  Hits whose guard is None where the exact scan was the cheaper way from the start, else the worst of the batch:
@@ -117,10 +121,14 @@ class CodesIndex:
         mask, passing = exact.narrowed(mask, n)
         if not (len(queries) and k and passing):
             return Hits.empty(len(queries), k)
-        search = _Search(self, codes, n, mask, passing, k)
+        search = _Search(self, codes, n, mask, passing, k, costs)
         if codes is None or passing <= k or len(queries) * search.cost(search.first) >= search.exact_cost(len(queries)):
             return search.exactly(queries)
         return answers.stacked([search.one(codes, query[None]) for query in queries], k)
+
+    def lengths(self, stop: int) -> npt.NDArray[np.float32] | None:
+        """As ``Index.lengths``."""
+        return self.norms.view(stop) if stop <= self._count else None
 
     def save(self, path: Path) -> None:
         """As ``Index.save``."""
@@ -174,20 +182,23 @@ class CodesIndex:
 class _Search:
     """What the queries of one call share."""
 
-    def __init__(self, index: CodesIndex, codes: Codes | None, n: int, mask: RowSet | None, passing: int, k: int) -> None:
+    def __init__(
+        self, index: CodesIndex, codes: Codes | None, n: int, mask: RowSet | None, passing: int, k: int, costs: Costs
+    ) -> None:
+        self.costs = costs
         self.index, self.codes, self.n, self.mask, self.passing, self.k = index, codes, n, mask, passing, k
         self.metric, self.dim, self.source = index.spec.metric, index.spec.dim, index.source
         self.norms = index.norms.view(n)
         self.width = index.rotation.width
-        self.first = int(index.spec.params.get("fetch", cost.codes_fetch(k)))
+        self.first = int(index.spec.params.get("fetch", codes_fetch(k)))
 
     def cost(self, fetch: int) -> float:
         """Of one attempt with one query."""
-        return min(cost.codes(self.n, self.passing, self.width, fetch), self._skipping(fetch))
+        return min(self.costs.codes(self.n, self.passing, self.width, fetch), self._skipping(fetch))
 
     def exact_cost(self, n_queries: int) -> float:
         """Of the exact scan."""
-        return cost.exact_block(self.n, self.passing, self.dim, n_queries)
+        return self.costs.exact_block(self.n, self.passing, self.dim, n_queries)
 
     def exactly(self, queries: Vectors) -> Hits:
         """The answer by brute force."""
@@ -196,11 +207,14 @@ class _Search:
     def one(self, codes: Codes, query: Vectors) -> Hits:
         """The answer to a query [1, dim]."""
         rotated, offset, length = codes.place_query(query)
-        fetch, least, guard = self.first, 0.0, "passed"
-        while length < _LONGEST and fetch < 4 * self.passing and self.cost(fetch) < self.exact_cost(1):
+        fetch, least, guard, spent = self.first, 0.0, "passed", 0.0
+        while length < _LONGEST and fetch < 4 * self.passing and spent + self.cost(fetch) < self.exact_cost(1):
             outcome = self._attempt(codes, query, rotated, offset, length, fetch, least)
             if isinstance(outcome, Hits):
                 return replace(outcome, guard=guard)
+            if outcome == math.inf:
+                break
+            spent += self.cost(fetch)
             fetch, least, guard = 4 * fetch, outcome, "widened"
         return replace(self.exactly(query), guard="exact")
 
@@ -209,11 +223,15 @@ class _Search:
     ) -> Hits | float:
         """The answer from the best ``fetch`` estimates, or, if the guard does not pass, a deviation to count on next time.
 
-        least  a deviation that was seen before
+        least    a deviation that was seen before
+        Returns  inf where a wider search would hardly suffice either
         """
         bounds = codes.bounds
         rounding = 2.0**-18 * (length + bounds.longest) ** 2
         keys, rows, last = self._estimates(codes, rotated, fetch)
+        if last < np.inf and len(rows) < fetch // 8:
+            return math.inf
+        fetched, reached = keys, last
         if len(rows) > 4 * self.k:
             # Only what may still be nearer than the k-th of the best few is worth scoring; the rest counts as not fetched.
             guess = self._guess(query, rows[: 3 * self.k])
@@ -235,6 +253,13 @@ class _Search:
         seen = math.sqrt(errors @ errors / max(1, len(errors)))
         deviation = max(codes.deviation(bounds, float(true[self.k - 1]), offset, length), seen / _TRUSTED)
         if not _expected_misses(last - rounding - true[: self.k], deviation) <= _MISSES * self.k:
+            if self.mask is not None and len(fetched):
+                # The candidates of a mask may all be far, where estimates come the denser the farther they are: at least so many
+                # more lie up to where they would suffice. Without a mask the nearest are a group of their own more often.
+                late = fetched[-(-len(fetched) // 4) :]
+                needed = true[self.k - 1] + _CUT * deviation + rounding - reached
+                if needed * len(late) > _HOPELESS * fetch * max(reached - float(late[0]), 0.0):
+                    return math.inf
             return max(least, deviation)
         counts = np.array([self.k], np.int32)
         return Hits(held.named(hits)[:, : self.k], hits.distances[:, : self.k], counts, exact=last == np.inf)
@@ -242,7 +267,7 @@ class _Search:
     def _estimates(self, codes: Codes, rotated: Vectors, fetch: int) -> tuple[npt.NDArray[np.float32], Rows, float]:
         """(keys, rows) that pass the mask, and the key that no row left out is below."""
         plain = None
-        if self._skipping(fetch) < cost.codes(self.n, self.passing, self.width, fetch):
+        if self._skipping(fetch) < self.costs.codes(self.n, self.passing, self.width, fetch):
             plain = self.index.plain(codes)
         if plain is not None and self.mask is not None:
             available, asked = self.passing, min(fetch, self.passing)
@@ -287,7 +312,7 @@ class _Search:
         return Held(self.source, rows, self.norms), keys
 
     def _skipping(self, fetch: int) -> float:
-        return cost.codes_skipping(self.n, self.passing, self.width, fetch) if self.mask is not None else np.inf
+        return self.costs.codes_skipping(self.n, self.passing, self.width, fetch) if self.mask is not None else np.inf
 
 
 def _expected_misses(room: npt.NDArray[np.float64], deviation: float) -> float:

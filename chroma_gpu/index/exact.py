@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chroma_gpu.errors import DimensionMismatch
-from chroma_gpu.index import scoring
+from chroma_gpu.index import faiss_library, scoring
 from chroma_gpu.index.answers import ranked, settle, stacked
 from chroma_gpu.records import Hits, Metric, Rows, Vectors, VectorSource
 from chroma_gpu.rowset import RowSet
@@ -42,13 +42,19 @@ _SMALL: Final = 1 << 18
 _LARGE: Final = 2.0**60
 """Norm from which a row is extreme: its products could overflow float32."""
 
-_FEW: Final = 4
+FEW: Final = 4
 """Queries up to which one product after the other is faster than one of matrices."""
 
 _NARROW: Final = 16
 """Queries up to which the product is faster with the rows in front."""
 
-_SPARSE: Final = 0.25
+IN_PLACE: Final = 1 << 17
+"""Coordinates from which scattered rows are read where they lie, by FAISS where an index has loaded it."""
+
+DENSE: Final = 0.75
+"""Share of rows that pass the mask, above which all of them are read in their order even for one query."""
+
+SPARSE: Final = 0.25
 """Share of a block's rows that pass the mask, below which they are gathered first. Measured: a gathered row costs 0.13 µs, one
 that is only scored 0.03 µs."""
 
@@ -59,12 +65,18 @@ def search_rows(queries: Vectors, source: VectorSource, rows: Rows, k: int, metr
     queries  [q, dim] float32
     rows     [m] uint32, distinct, in any order
     norms    of all rows up to the largest given one
-    Cost     measured on two cores at dim 384: 0.1 ms, 0.2 µs a row for the gather and one query (0.5 µs where the vectors are in
-             no cache), 0.15 µs more without norms, and 6 ns a row for each further query
+    Cost     few queries, with norms and FAISS: 0.1 ms and ``faiss_library.products`` for each. Otherwise, measured on two cores at
+             dim 384: 0.1 ms, 0.2 µs a row for the gather and one query (0.5 µs where the vectors are in no cache), 0.15 µs more
+             without norms, and 6 ns a row for each further query
     """
     queries = checked(queries, source.dim)
     if not k:
         return Hits.empty(len(queries))
+    if norms is not None and _reads_in_place(len(queries), len(rows), source.dim):
+        known = norms[rows]
+        even = known.max() <= 8 * known.mean(dtype=np.float64)  # else one row would widen the margin of all
+        if even and all(_is_ordinary(query, known, metric) for query in queries):
+            return stacked([_in_place(queries[i : i + 1], source, rows, known, k, metric) for i in range(len(queries))], k)
     if len(queries) == 1 and len(rows) <= _rows_in_cache(source.dim):
         vectors = source.gather(rows)
         return _one(queries, source, rows, vectors, scoring.norms(vectors) if norms is None else norms[rows], k, metric)
@@ -99,6 +111,11 @@ def search_block(
     if mask is None and len(queries) == 1 and 0 < stop - start <= _rows_in_cache(source.dim):
         vectors, ids = source.block(start, stop), np.arange(start, stop, dtype=np.uint32)
         return _one(queries, source, ids, vectors, scoring.norms(vectors) if norms is None else norms[start:stop], k, metric)
+    if mask is not None and norms is not None and _reads_in_place(len(queries), stop - start, source.dim):
+        passing = mask.rows()
+        passing = passing[np.searchsorted(passing, start) : np.searchsorted(passing, stop)]
+        if len(passing) < DENSE * (stop - start):
+            return search_rows(queries, source, passing, k, metric, norms)
     flags = None if mask is None else mask.flags()[start:stop]
     stop = stop if flags is None else start + len(flags)
     hits = []
@@ -110,18 +127,18 @@ def search_block(
         for first in range(start, stop, step):
             last = min(first + step, stop)
             if flags is None:
-                passing = None
+                places = None
             else:
-                passing = np.flatnonzero(flags[first - start : last - start])
-                if not len(passing):
+                places = np.flatnonzero(flags[first - start : last - start])
+                if not len(places):
                     continue
-            ids = np.arange(first, last, dtype=np.uint32) if passing is None else (passing + first).astype(np.uint32)
-            if passing is not None and len(passing) < _SPARSE * (last - first):
-                vectors, passing = source.gather(ids), None
+            ids = np.arange(first, last, dtype=np.uint32) if places is None else (places + first).astype(np.uint32)
+            if places is not None and len(places) < SPARSE * (last - first):
+                vectors, places = source.gather(ids), None
             else:
                 vectors = source.block(first, last)
-            known = scoring.norms(vectors if passing is None else vectors[passing]) if norms is None else norms[ids]
-            scan.take(ids, vectors, known, passing)
+            known = scoring.norms(vectors if places is None else vectors[places]) if norms is None else norms[ids]
+            scan.take(ids, vectors, known, places)
         hits.append(scan.finish(source))
     return stacked(hits, k)
 
@@ -142,24 +159,52 @@ def narrowed(mask: RowSet | None, rows: int) -> tuple[RowSet | None, int]:
     return None if passing == rows else mask, passing
 
 
+def _reads_in_place(n_queries: int, rows: int, dim: int) -> bool:
+    """Whether so many scattered rows are read where they lie; more queries share a copy of them."""
+    return n_queries < FEW and rows * dim >= IN_PLACE and faiss_library.is_loaded()
+
+
+def _in_place(queries: Vectors, source: VectorSource, rows: Rows, norms: Norms, k: int, metric: Metric) -> Hits:
+    """One query and many scattered rows, none of them copied but the survivors."""
+    if len(rows) > k:
+        products = faiss_library.products(queries[0], source.block(0, int(rows.max()) + 1), rows)
+        far, margin = _bounded(queries[0], products, norms, metric)
+        rows = rows[far <= np.partition(far, k - 1)[k - 1] + 2.002 * margin]
+    return settle(queries, source, np.zeros(len(rows), np.intp), rows, k, metric)
+
+
+def _is_ordinary(query: Vectors, norms: Norms, metric: Metric) -> bool:
+    """Whether ``_bounded`` holds for a query and these rows."""
+    if not (2.0**-20 < math.sqrt(scoring.square(query)) < 2.0**20 and norms.max() < 2.0**40):
+        return False
+    return metric is not Metric.COSINE or norms.min() > 2.0**-40 or bool(((norms > 2.0**-40) | (norms == 0)).all())
+
+
+def _bounded(query: Vectors, products: npt.NDArray[np.float32], norms: Norms, metric: Metric) -> tuple[Norms, float]:
+    """(far, margin): for each row a number, smaller for nearer rows, and how far it may be off.
+
+    products  of the query with the rows; overwritten
+    """
+    length, longest = math.sqrt(scoring.square(query)), float(norms.max())
+    gamma = _gamma(len(query))
+    far = np.negative(products, out=products)
+    if metric is Metric.L2:
+        far += norms * norms / 2
+        return far, gamma * (length + longest) ** 2
+    if metric is Metric.IP:
+        return far, gamma * length * longest + 2.0**-22
+    np.divide(far, norms, out=far, where=norms > 0)  # the products of zero vectors are 0, and so is their cosine
+    return far, 2 * gamma * length
+
+
 def _one(queries: Vectors, source: VectorSource, rows: Rows, vectors: Vectors, norms: Norms, k: int, metric: Metric) -> Hits:
     """One query and few rows: the same pass in fewer steps, which are most of its cost; ``_Scan`` where it does not suffice."""
     query = queries[0]
     wanted = k + k // 8 + 8
     if len(rows) <= wanted:
         return ranked(np.zeros(len(rows), np.intp), rows, scoring.distances(query, vectors, metric), 1, k)
-    length, longest = math.sqrt(scoring.square(query)), float(norms.max())
-    if 2.0**-20 < length < 2.0**20 and longest < 2.0**40 and (metric is not Metric.COSINE or norms.min() > 2.0**-40):
-        gamma = _gamma(len(query))
-        far = -_products(query, vectors)
-        if metric is Metric.L2:
-            far += norms * norms / 2
-            margin = gamma * (length + longest) ** 2
-        elif metric is Metric.IP:
-            margin = gamma * length * longest + 2.0**-22
-        else:
-            far /= norms
-            margin = 2 * gamma * length
+    if _is_ordinary(query, norms, metric):
+        far, margin = _bounded(query, _products(query, vectors), norms, metric)
         nearest = np.argpartition(far, wanted)
         chosen, next_far = nearest[:wanted], float(far[nearest[wanted]])
         if float(np.partition(far[chosen], k - 1)[k - 1]) + 2.002 * margin < next_far:
@@ -243,7 +288,7 @@ class _Scan:
         with np.errstate(all="ignore"):
             if len(self.scaled) > _NARROW:
                 return self.scaled @ vectors.T
-            if len(self.scaled) > _FEW:
+            if len(self.scaled) > FEW:
                 return np.ascontiguousarray((vectors @ self.scaled.T).T)
             return np.stack([_products(query, vectors) for query in self.scaled])
 

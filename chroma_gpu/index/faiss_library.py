@@ -11,6 +11,7 @@ Three facts, each found by running it (faiss 1.15):
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, BinaryIO, Final, TypeVar
@@ -19,11 +20,14 @@ import numpy as np
 import numpy.typing as npt
 
 from chroma_gpu.errors import EngineError, MissingDependency
-from chroma_gpu.records import Vectors
+from chroma_gpu.records import Rows, Vectors
 from chroma_gpu.rowset import RowSet
 from chroma_gpu.rwlock import ReadWriteLock
 
 _T = TypeVar("_T")
+
+_TEAM: Final = 1 << 21
+"""Coordinates from which a thread and its team, some 0.1 ms, pay."""
 
 _LOOPS: Final = 1 << 32
 """Most rounds of any one loop while reading a file."""
@@ -38,6 +42,11 @@ def load_faiss() -> Any:
             "this kind of index needs FAISS.", hint="Install it with `pip install 'chroma-gpu[cpu]'`, or use the kind flat."
         ) from error
     return faiss
+
+
+def is_loaded() -> bool:
+    """Whether an index has loaded FAISS already, so that using it costs nothing more."""
+    return "faiss" in sys.modules
 
 
 def faiss_version() -> str:
@@ -91,6 +100,17 @@ def in_own_thread(work: Callable[[], _T]) -> _T:
     return result[0]
 
 
+def _on_one_core(work: Callable[[], _T]) -> _T:
+    """Run FAISS work in the calling thread, which gets no team."""
+    faiss = load_faiss()
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        return work()
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
 class Shared:
     """A FAISS index that many threads may search while one adds to it.
 
@@ -114,12 +134,7 @@ class Shared:
         self.searches += 1
         if len(queries) > 1:
             return in_own_thread(lambda: self._search(queries, k, params))
-        before = self._faiss.omp_get_max_threads()
-        self._faiss.omp_set_num_threads(1)
-        try:
-            return self._search(queries, k, params)
-        finally:
-            self._faiss.omp_set_num_threads(before)
+        return _on_one_core(lambda: self._search(queries, k, params))
 
     def add(self, vectors: Vectors) -> None:
         """Append vectors while no search runs, in the calling thread; wrap in ``in_own_thread`` to use all cores."""
@@ -144,6 +159,29 @@ class Shared:
                 )
             lock = self._locks.setdefault(here, ReadWriteLock())
         return lock
+
+
+def products(query: Vectors, vectors: Vectors, rows: Rows) -> npt.NDArray[np.float32]:
+    """[n] float32: the product of a query [dim] with each of the rows [n] of a contiguous array, read where they lie.
+
+    Cost     measured at dim 128 of a million rows: 70 ns a row on one core, 30 while they are in cache; half on two, used from some
+             20,000 rows on. Copying the rows together first takes 190 ns a row
+    """
+    faiss = load_faiss()
+    if query.shape != vectors.shape[1:] or not vectors.flags.c_contiguous or (len(rows) and int(rows.max()) >= len(vectors)):
+        raise ValueError("rows must lie in a contiguous array of the dimension of the query")
+    query = np.ascontiguousarray(query, np.float32)
+    found, places, first = np.empty(len(rows), np.float32), rows.astype(np.int64), np.zeros(len(rows), np.int64)
+    pointers = [faiss.swig_ptr(each) for each in (query, first, vectors, places, found)]
+
+    def run() -> None:
+        faiss.pairwise_indexed_inner_product(len(query), len(rows), *pointers)
+
+    if len(rows) * len(query) >= _TEAM:
+        in_own_thread(run)
+    else:
+        _on_one_core(run)
+    return found
 
 
 def selector(mask: RowSet) -> Any:

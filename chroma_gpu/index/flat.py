@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from chroma_gpu.errors import DeviceError, InvalidArgumentError
 from chroma_gpu.index import IndexSpec, Traits, answers, checkpoint, exact, scoring
+from chroma_gpu.index.cost import SHIPPED, Costs
 from chroma_gpu.index.growing import Growing
 from chroma_gpu.index.outliers import Outliers
 from chroma_gpu.records import Hits, Metric, Rows, Vectors, VectorSource
@@ -77,8 +78,8 @@ class FlatIndex:
                     self._buffer.add(vectors)
                 self._count = last
 
-    def search(self, queries: Vectors, k: int, mask: RowSet | None = None) -> Hits:
-        """As ``Index.search``; always exact."""
+    def search(self, queries: Vectors, k: int, mask: RowSet | None = None, costs: Costs = SHIPPED) -> Hits:
+        """As ``Index.search``; always exact, and always in the same way."""
         queries = exact.checked(queries, self.spec.dim)
         n = self._count
         mask, passing = exact.narrowed(mask, n)
@@ -90,6 +91,10 @@ class FlatIndex:
             return exact.search_block(queries, self._source, 0, n, mask, k, self.spec.metric, self._norms.view(n))
         owners, rows = self._buffer.candidates(queries, lengths, n, min(k, passing), mask, passing)
         return answers.settle(queries, self._source, owners, rows, k, self.spec.metric)
+
+    def lengths(self, stop: int) -> npt.NDArray[np.float32] | None:
+        """As ``Index.lengths``."""
+        return self._norms.view(stop) if stop <= self._count else None
 
     def save(self, path: Path) -> None:
         """As ``Index.save``. There is nothing to keep but the norms: the rows are in the source."""

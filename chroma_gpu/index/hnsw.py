@@ -4,12 +4,14 @@ The graph keeps vectors in 16 bits; what it finds is scored exactly from the sou
 and returns fewer or wrong ones, the more so the narrower the mask and the farther its rows lie from the query: recall was 0.06 with
 half of the rows allowed, when the query's own half was the forbidden one. So ef grows by the share of rows that pass, the exact
 scan is taken where that is cheaper, and every answer is checked against a sample: 1,024 random rows of the mask are scored exactly,
-and if one of them beats the k-th hit, or there are too few hits, the exact scan answers. A sample finds an answer that is wrong on
-the whole, not a single neighbour that is missing, so a passed guard never makes an answer ``exact``.
+and if one of them beats the k-th hit, or there are too few hits, the exact scan answers. So it does where far more rows than the
+graph visits, passing or not, are nearer than the k-th hit, as 1,024 rows of all kinds tell: the graph was not there. A sample finds
+an answer that is wrong on the whole, not a single neighbour that is missing, so a passed guard never makes an answer ``exact``.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from dataclasses import replace
@@ -20,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from chroma_gpu.errors import InvalidArgumentError
-from chroma_gpu.index import IndexSpec, Traits, answers, checkpoint, cost, exact, scoring
+from chroma_gpu.index import IndexSpec, Traits, answers, checkpoint, exact, scoring
+from chroma_gpu.index.cost import SHIPPED, Costs
 from chroma_gpu.index.faiss_library import Shared, in_own_thread, load_faiss, selector
 from chroma_gpu.index.growing import Growing
 from chroma_gpu.index.held import Held
@@ -82,7 +85,7 @@ class HnswIndex:
         with self._adding:
             in_own_thread(lambda: self._grow(stop))
 
-    def search(self, queries: Vectors, k: int, mask: RowSet | None = None) -> Hits:
+    def search(self, queries: Vectors, k: int, mask: RowSet | None = None, costs: Costs = SHIPPED) -> Hits:
         """As ``Index.search``.
 
         Returns  Hits whose guard is None where the exact scan was the cheaper way from the start, else the worst of the batch:
@@ -94,10 +97,10 @@ class HnswIndex:
         if not (len(queries) and k and passing):
             return Hits.empty(len(queries), k)
         norms = self._norms.view(n)
-        fetch = cost.graph_fetch(self.ef_search, k)
-        ef = -(-fetch * n // passing)
         dim = self.spec.dim
-        if passing <= k or len(queries) * cost.graph(ef, dim, fetch) >= cost.exact_block(n, passing, dim, len(queries)):
+        fetch, ef = costs.graph_ef(self.ef_search, k, n, passing)
+        asked = costs.graph(ef, dim, fetch, masked=mask is not None)
+        if passing <= k or len(queries) * asked >= costs.exact_block(n, passing, dim, len(queries)):
             return exact.search_block(queries, self._source, 0, n, mask, k, self.spec.metric, norms)
         lengths = scoring.norms(queries)
         placed = scoring.normalised(queries, lengths) if self.spec.metric is Metric.COSINE else queries
@@ -106,14 +109,15 @@ class HnswIndex:
         sample = self._sample if mask is None else _draw(self._source, norms, mask)
         best = exact.search_block(queries, sample, 0, len(sample), None, k, self.spec.metric, sample.norms)
         sampled = sample.named(best)
+        reach = np.full(len(queries), np.inf) if mask is None else self._reach(queries, n, ef)
         more = self._extreme[self._extreme < n]
-        more = more if mask is None else more[mask.flags()[more]]
+        more = more if mask is None or not len(more) else more[mask.flags()[more]]
         hits: list[Hits] = []
         failed: list[int] = []
         for i in range(len(queries)):
             rows = np.union1d(found[i][(found[i] >= 0) & (found[i] < n)].astype(np.uint32), more)
             one = exact.search_rows(queries[i : i + 1], self._source, rows, k, self.spec.metric, norms)
-            if one.counts[0] < k or not lengths[i] < _EXTREME or _beaten(one, sampled[i], best.distances[i]):
+            if one.counts[0] < k or not lengths[i] < _EXTREME or _beaten(one, sampled[i], best.distances[i], reach[i]):
                 failed.append(i)
             hits.append(replace(one, exact=False, guard="passed"))
         if failed:
@@ -122,6 +126,10 @@ class HnswIndex:
                 of = slice(place, place + 1)
                 hits[i] = replace(anew, rows=anew.rows[of], distances=anew.distances[of], counts=anew.counts[of], guard="exact")
         return answers.stacked(hits, k)
+
+    def lengths(self, stop: int) -> npt.NDArray[np.float32] | None:
+        """As ``Index.lengths``."""
+        return self._norms.view(stop) if stop <= self._count else None
 
     def save(self, path: Path) -> None:
         """As ``Index.save``."""
@@ -142,6 +150,16 @@ class HnswIndex:
         index._extreme = np.flatnonzero(~(index._norms.view() < _EXTREME)).astype(np.uint32)
         index._sample = _draw(source, index._norms.view())
         return index
+
+    def _reach(self, queries: Vectors, n: int, ef: int) -> npt.NDArray[np.float64]:
+        """[q]: the distance past which an answer was hardly visited, because far more than ef / 2 of the n rows are nearer."""
+        sample = self._sample
+        inside = ef / 2 / n * len(sample)
+        place = math.ceil(inside + 3 * math.sqrt(inside)) + 2
+        if place >= len(sample):
+            return np.full(len(queries), np.inf)
+        best = exact.search_block(queries, sample, 0, len(sample), None, place, self.spec.metric, sample.norms)
+        return best.distances[:, -1].astype(np.float64)
 
     def _grow(self, stop: int) -> None:
         size, seen = _FIRST, self._graph.searches
@@ -178,13 +196,19 @@ def _draw(source: VectorSource, norms: npt.NDArray[np.float32], mask: RowSet | N
     rng = np.random.default_rng(n)
     if mask is None:
         rows = rng.integers(0, max(n, 1), min(n, _SAMPLE))
+    elif 8 * len(mask) > n:
+        tries = rng.integers(0, n, _SAMPLE * n // len(mask))
+        rows = tries[mask.bytes()[tries >> 3] >> (tries & 7).astype(np.uint8) & 1 > 0]
     else:
-        tries = rng.integers(0, n, min(-(-_SAMPLE * n // len(mask)), 8 * n))
-        rows = tries[mask.flags()[tries]]
+        passing = mask.rows()
+        rows = (passing if len(passing) <= _SAMPLE else passing[rng.integers(0, len(passing), _SAMPLE)]).astype(np.int64)
     return Held(source, np.unique(rows).astype(np.uint32), norms)
 
 
-def _beaten(hits: Hits, rows: Rows, distances: npt.NDArray[np.float32]) -> bool:
-    """Whether one of the sampled rows, each [k], is nearer than the last hit of a query and not among its hits."""
+def _beaten(hits: Hits, rows: Rows, distances: npt.NDArray[np.float32], reach: float) -> bool:
+    """Whether one of the sampled rows, each [k], is nearer than the last hit of a query and not among its hits, or that hit is out
+    of reach."""
+    if hits.distances[0, -1] > reach:
+        return True
     nearer = rows[distances < hits.distances[0, -1]]
     return bool(np.isin(nearer, hits.rows[0], invert=True).any())

@@ -57,7 +57,7 @@ class SparseView:
                     passed = flags[some]
                     rows.append(some[passed])
                     products.append(values[passed] * weights[at])
-            found, sums = _summed(np.concatenate(rows), np.concatenate(products), self._size)
+            found, sums = answers.summed(np.concatenate(rows), np.concatenate(products), self._size)
             distances = (1.0 - sums).astype(np.float32)
         k = min(k, len(found))
         if 0 < k < len(found):
@@ -204,17 +204,3 @@ def _find(ascending: Rows, wanted: Rows) -> tuple[npt.NDArray[np.intp], Flags]:
     """Where each wanted value is, and whether it is there at all; there is at least one value."""
     places = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
     return places, ascending[places] == wanted
-
-
-def _summed(rows: Rows, products: Weights, size: int) -> tuple[Rows, Weights]:
-    """The distinct rows, ascending, and the sum of the products of each, added up one after the other."""
-    sums: Weights
-    if 16 * len(rows) < size:
-        found, places = np.unique(rows, return_inverse=True)
-        sums = np.bincount(places, products, len(found)).astype(np.float64, copy=False)
-        return found, sums
-    hit = np.zeros(size, np.bool_)
-    hit[rows] = True
-    whole = np.flatnonzero(hit)
-    sums = np.bincount(rows, products, size)[whole].astype(np.float64, copy=False)
-    return whole.astype(np.uint32), sums

@@ -20,6 +20,7 @@ from chroma_gpu.store.encoding import (
     DEAD,
     DOCUMENTS,
     IDS,
+    INVERTED,
     RECORDS,
     SUMMED,
     Summary,
@@ -30,6 +31,8 @@ from chroma_gpu.store.encoding import (
     read_summary,
     row_of,
 )
+from chroma_gpu.store.inverted.layout import REPAIR, opened
+from chroma_gpu.store.inverted.verify import findings as index_findings
 from chroma_gpu.store.keyvalue import KeyValue, Transaction
 from chroma_gpu.store.seal import checksum, unseal
 from chroma_gpu.store.vectors import VectorLog
@@ -73,6 +76,7 @@ def copy_live(source: Store, target: Store) -> None:
         target.write(batch, Mode.ADD)
         start += len(batch)
         count = min(max(count * _COPIED_BYTES // max(_size(batch), 1), 1), 4 * count, _MOST_COPIED_ROWS)
+    target.fold()
     target.set_ops(source.totals().ops)
     if source.state().seq != state.seq:
         raise _changed()
@@ -111,22 +115,28 @@ class _Audit:
 
     def findings(self) -> Iterator[str]:
         yield from self._vector_file()
-        checks = {IDS: self._nothing, RECORDS: self._record, DOCUMENTS: self._owned, BIRTHS: self._birth, DEAD: self._bits}
+        checks = dict.fromkeys(SUMMED, self._nothing)
+        checks |= {RECORDS: self._record, DOCUMENTS: self._owned, BIRTHS: self._birth, DEAD: self._bits, CHANGES: self._change}
+        derived_sound = True
         for at, table in enumerate(SUMMED):
-            check = checks.get(table, self._change)
+            check, advice = checks[table], f". {REPAIR}" if table in INVERTED else ""
             count = total = 0
             for key, value in self._txn.scan(table):
                 count += 1
                 total += checksum(value)
                 try:
-                    yield from (f"table {table}: {finding}" for finding in check(key, unseal(table, key, value)))
+                    payload = opened(table, key, value) if advice else unseal(table, key, value)
+                    yield from (f"table {table}: {finding}" for finding in check(key, payload))
                 except (CorruptRecord, msgspec.MsgspecError) as error:
+                    derived_sound = derived_sound and not advice
                     yield str(error)
             if count != self._summary.counts[at]:
-                yield f"table {table} has {count} keys, not {self._summary.counts[at]}"
+                yield f"table {table} has {count} keys, not {self._summary.counts[at]}{advice}"
             if total % (1 << 64) != self._summary.digests[at]:
-                yield f"the digest of table {table} does not match: a write was lost"
+                yield f"the digest of table {table} does not match: a write was lost{advice}"
         yield from self._totals()
+        if derived_sound:
+            yield from index_findings(self._txn, self._summary, self._live)
 
     def _vector_file(self) -> Iterator[str]:
         if self._summary.dim is not None:

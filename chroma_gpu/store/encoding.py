@@ -6,6 +6,13 @@
     births     row -> row of the first insertion, where it is another one
     dead       chunk of 16,384 rows -> bitmap of those that have left the table
     changes    sequence number -> what the write did
+    fields     name of a metadata field -> its number and how many rows have values of each type  } the inverted index,
+    postings   field, type, chunk of 65,536 rows, value -> the rows with it                      } see store/inverted/
+    numbers    field, type, chunk -> the ints or floats in it                                    }
+    grams      chunk, block, three bytes of text -> rows                                         }
+    words      chunk, block, word -> rows and how often                                          }
+    texts      chunk, block -> the documents that it is about                                    }
+    pending    row -> its metadata as the index knows it, where it was rewritten since           }
     state      one key: sequence number, counts, digests of the tables above
 
 A sparse vector in metadata is an extension of msgpack (code 1): indices as u32 and values as f64, little-endian, and labels.
@@ -35,8 +42,17 @@ DOCUMENTS: Final = "documents"
 BIRTHS: Final = "births"
 DEAD: Final = "dead"
 CHANGES: Final = "changes"
+FIELDS: Final = "fields"
+POSTINGS: Final = "postings"
+NUMBERS: Final = "numbers"
+GRAMS: Final = "grams"
+WORDS: Final = "words"
+TEXTS: Final = "texts"
+PENDING: Final = "pending"
 STATE: Final = "state"
-SUMMED: Final = (IDS, RECORDS, DOCUMENTS, BIRTHS, DEAD, CHANGES)
+INVERTED: Final = (FIELDS, POSTINGS, NUMBERS, GRAMS, WORDS, TEXTS, PENDING)
+"""Derived from records and documents: they can be dropped and made again."""
+SUMMED: Final = (IDS, RECORDS, DOCUMENTS, BIRTHS, DEAD, CHANGES, *INVERTED)
 TABLES: Final = (*SUMMED, STATE)
 
 STATE_KEY: Final = b"state"
@@ -80,6 +96,7 @@ class Summary(msgspec.Struct, array_like=True):
     log_first, log_bytes  where the log of changes begins, and how long its payloads are together
     counts, digests       of each table in SUMMED: how many keys, and the sum of the seals' checksums modulo 2^64
     ops                   how many records were ever added, changed or removed, copies to other folders included
+    folds, folded         how often the inverted index was changed; the rows below ``folded`` are in it
     """
 
     seq: int = 0
@@ -91,6 +108,8 @@ class Summary(msgspec.Struct, array_like=True):
     counts: list[int] = msgspec.field(default_factory=lambda: [0] * len(SUMMED))
     digests: list[int] = msgspec.field(default_factory=lambda: [0] * len(SUMMED))
     ops: int = 0
+    folds: int = 0
+    folded: int = 0
 
 
 def _packed(value: object) -> msgspec.msgpack.Ext:
@@ -176,6 +195,9 @@ def read_summary(txn: Transaction) -> Summary:
     summary = _decode_summary(unseal(STATE, STATE_KEY, value))
     # Files of the first version do not count operations; each row they have given was one.
     summary.ops = max(summary.ops, summary.rows)
+    # Nor do earlier ones have an inverted index.
+    summary.counts += [0] * (len(SUMMED) - len(summary.counts))
+    summary.digests += [0] * (len(SUMMED) - len(summary.digests))
     return summary
 
 

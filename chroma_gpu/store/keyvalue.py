@@ -56,6 +56,10 @@ class Transaction(Protocol):
         """Remove a key; whether it was there."""
         ...
 
+    def clear(self, table: str) -> None:
+        """Remove every key of a table."""
+        ...
+
 
 class KeyValue(Protocol):
     """An environment of named tables. Safe for many threads; one writer at a time, readers never wait for it."""

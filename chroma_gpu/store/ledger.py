@@ -62,6 +62,30 @@ class Ledger:
         else:
             self._add(table, 0, checksum(value) - checksum(old))
 
+    def replace_many(self, table: str, items: Iterable[tuple[bytes, bytes, bytes | None]]) -> None:
+        """``replace`` for many (key, payload, sealed value that it takes the place of, or None); fastest in ascending order."""
+        sealed, count, total = [], 0, 0
+        for key, payload, old in items:
+            value = seal(key, payload)
+            total += checksum(value)
+            if old is None:
+                count += 1
+            else:
+                total -= checksum(old)
+            sealed.append((key, value))
+        self.txn.put_many(table, sealed)
+        self._add(table, count, total)
+
+    def clear(self, table: str) -> None:
+        """Delete every key, readable or not."""
+        self.txn.clear(table)
+        at = SUMMED.index(table)
+        self.summary.counts[at] = self.summary.digests[at] = 0
+
+    def count(self, table: str) -> int:
+        """How many keys a table has."""
+        return self.summary.counts[SUMMED.index(table)]
+
     def remove(self, table: str, items: Iterable[tuple[bytes, bytes]]) -> None:
         """Delete keys, given with their sealed values."""
         count = total = 0

@@ -180,6 +180,10 @@ class LmdbTransaction:
         self.changed = True
         return bool(self.txn.delete(key, db=self._tables[table]))
 
+    def clear(self, table: str) -> None:
+        self.changed = True
+        self.txn.drop(self._tables[table], delete=False)
+
 
 class _Environment:
     """The one opening of a file in this process.
@@ -392,14 +396,23 @@ def _open(path: Path, map_size: int) -> Any:
     environment.reader_check()
     if new:
         sync_directory(path)
-    elif (path / "data.mdb").stat().st_size < (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]:
+    elif (path / "data.mdb").stat().st_size < (environment.info()["last_pgno"] + 1) * environment.stat()["psize"] and (
         # A sound file may lack pages at its end, if they are free; reading others would end the process.
-        with environment.begin(write=True):
-            found = inspect_file(path)
-        if found:
-            environment.close()
-            raise CorruptRecord(f"{path} is damaged ({found[0]}).", hint="Restore it from a copy.")
+        found := _inspect_alone(environment, path)
+    ):
+        environment.close()
+        raise CorruptRecord(f"{path} is damaged ({found[0]}).", hint="Restore it from a copy.")
     return environment
+
+
+def _inspect_alone(environment: Any, path: Path) -> list[str]:
+    """Inspect a file while nobody writes."""
+    while True:
+        try:
+            with environment.begin(write=True):
+                return inspect_file(path)
+        except lmdb.MapResizedError:
+            environment.set_mapsize(0)  # another process has grown the file since it was opened
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

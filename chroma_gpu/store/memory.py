@@ -146,6 +146,9 @@ class MemoryTransaction:
         self._changed(table)[key] = None
         return True
 
+    def clear(self, table: str) -> None:
+        self._changed(table).update(dict.fromkeys([*self._tables[table], *self.changes[table]]))
+
     def apply(self) -> None:
         """Put the changes into the tables: all of them, also when Ctrl-C comes in between."""
         try:

@@ -39,12 +39,14 @@ from chroma_gpu.store.encoding import (
     row_of,
     rows_in,
 )
+from chroma_gpu.store.inverted.reader import InvertedReader, pending
 from chroma_gpu.store.keyvalue import KeyValue, Transaction
 from chroma_gpu.store.lmdb import copy_lmdb, inspect_file, open_lmdb
 from chroma_gpu.store.memory import MemoryKeyValue, MemoryVectors
 from chroma_gpu.store.seal import unseal
 from chroma_gpu.store.vectors import VectorFile, VectorLog
-from chroma_gpu.store.writes import Draft, delete_rows, set_dim, set_ops, write_batch
+from chroma_gpu.store.writes import Draft, delete_rows, fold_rest, set_dim, set_ops, write_batch
+from chroma_gpu.words import Indexing
 
 _READ_AT_A_TIME: Final = 256
 
@@ -58,19 +60,33 @@ class RecordStore:
 
     vectors: VectorSource
 
-    def __init__(self, keyvalue: KeyValue, log: VectorLog, here: Callable[[], bool] | None = None) -> None:
+    def __init__(
+        self,
+        keyvalue: KeyValue,
+        log: VectorLog,
+        here: Callable[[], bool] | None = None,
+        documents: Indexing = Indexing.FULL,
+    ) -> None:
         self.here = here
         """Asked inside each write transaction whether the records are still kept here; if not, the write raises Moved."""
         self.vectors = log
         self._log = log
         self._keyvalue = keyvalue
+        self._indexing = documents
 
     @classmethod
     def open(
-        cls, directory: Path, *, map_size: int = 1 << 30, lock_timeout: float = 60.0, here: Callable[[], bool] | None = None
+        cls,
+        directory: Path,
+        *,
+        map_size: int = 1 << 30,
+        lock_timeout: float = 60.0,
+        here: Callable[[], bool] | None = None,
+        documents: Indexing = Indexing.FULL,
     ) -> RecordStore:
         """The store in a directory, which is created if it is missing. ``map_size`` and ``lock_timeout`` as in ``open_lmdb``.
 
+        documents  what is indexed of documents from now on
         Raises   FormatError, StoreError
         """
         tables, vectors = directory / "records", directory / "vectors.f32"
@@ -81,7 +97,7 @@ class RecordStore:
             opened.callback(keyvalue.close)
             log = VectorFile(vectors)
             opened.callback(log.close)
-            store = cls(keyvalue, log, here)
+            store = cls(keyvalue, log, here, documents)
             store.state()
             opened.pop_all()
         return store
@@ -114,15 +130,15 @@ class RecordStore:
         sync_directory(target)
 
     @classmethod
-    def in_memory(cls, *, lock_timeout: float = 60.0) -> RecordStore:
+    def in_memory(cls, *, lock_timeout: float = 60.0, documents: Indexing = Indexing.FULL) -> RecordStore:
         """An empty store that goes with the process."""
-        return cls(MemoryKeyValue(TABLES, lock_timeout=lock_timeout), MemoryVectors())
+        return cls(MemoryKeyValue(TABLES, lock_timeout=lock_timeout), MemoryVectors(), documents=documents)
 
     def state(self) -> State:
         with self._keyvalue.read() as txn:
             summary = read_summary(txn)
         self._publish(summary)
-        return State(summary.seq, summary.rows, summary.live, summary.dim)
+        return State(summary.seq, summary.rows, summary.live, summary.dim, summary.folds, summary.folded)
 
     def totals(self) -> Totals:
         with self._keyvalue.read() as txn:
@@ -131,7 +147,7 @@ class RecordStore:
 
     def write(self, batch: RecordBatch, mode: Mode) -> Written:
         draft = Draft.of(batch, mode)
-        return self._commit(lambda txn: write_batch(txn, self._log, draft, mode))
+        return self._commit(lambda txn: write_batch(txn, self._log, draft, mode, self._indexing))
 
     def delete(self, rows: Rows) -> Written:
         return self._commit(lambda txn: delete_rows(txn, rows))
@@ -230,6 +246,19 @@ class RecordStore:
         dead = rows_in(b"".join(entry.dead for entry in entries))
         touched = rows_in(b"".join(entry.touched for entry in entries))
         return Changes(summary.seq, first, summary.rows, dead, np.unique(touched))
+
+    def inverted(self, folds: int) -> InvertedReader:
+        return InvertedReader(self._keyvalue, folds)
+
+    def pending(self) -> Rows:
+        with self._keyvalue.read() as txn:
+            return pending(txn)
+
+    def fold(self) -> None:
+        self._commit(lambda txn: fold_rest(txn, self._indexing))
+
+    def refold(self) -> None:
+        self._commit(lambda txn: fold_rest(txn, self._indexing, anew=True))
 
     def verify(self) -> list[str]:
         return audit(self._keyvalue, self._log)

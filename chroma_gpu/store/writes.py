@@ -16,6 +16,7 @@ from chroma_gpu.store.encoding import (
     BIRTHS,
     DOCUMENTS,
     IDS,
+    PENDING,
     RECORDS,
     Change,
     Record,
@@ -31,10 +32,12 @@ from chroma_gpu.store.encoding import (
     row_of,
     text,
 )
+from chroma_gpu.store.inverted.fold import due, fold, fold_anew
 from chroma_gpu.store.keyvalue import Transaction
 from chroma_gpu.store.ledger import Ledger
 from chroma_gpu.store.seal import seal, unseal
 from chroma_gpu.store.vectors import VectorLog
+from chroma_gpu.words import Indexing
 
 _DELETED_AT_A_TIME: Final = 256
 
@@ -96,8 +99,20 @@ class _Edit:
     def key(self) -> bytes:
         return pack_row(self.row)
 
+    @property
+    def old_metadata(self) -> bytes:
+        """The metadata that was, as msgpack."""
+        return bytes(decode_name(unseal(RECORDS, self.key, self.old_record)).metadata)
 
-def write_batch(txn: Transaction, log: VectorLog, draft: Draft, mode: Mode) -> tuple[Written, Summary]:
+    @property
+    def concerns_index(self) -> bool:
+        """Whether the inverted index knows of what changes."""
+        return self.document_changed or bytes(decode_name(self.record).metadata) != self.old_metadata
+
+
+def write_batch(
+    txn: Transaction, log: VectorLog, draft: Draft, mode: Mode, indexing: Indexing = Indexing.FULL
+) -> tuple[Written, Summary]:
     """Add, update or upsert; what was done, and the state to be committed.  Can be run again after a rollback."""
     ledger = Ledger(txn)
     summary = ledger.summary
@@ -118,10 +133,13 @@ def write_batch(txn: Transaction, log: VectorLog, draft: Draft, mode: Mode) -> t
     appended = sorted([*fresh, *(edit.position for edit in moved)])
     _append_vectors(summary, log, draft, appended)
     _append_records(ledger, draft, moved, dict(zip(appended, range(first, summary.rows), strict=True)))
+    _remember(ledger, touched)
     _rewrite(ledger, touched)
     summary.live += len(fresh)
     summary.ops += len(fresh) + len(moved) + len(touched)
     dead, rewritten = row_bytes(edit.row for edit in moved), row_bytes(edit.row for edit in touched)
+    if due(summary, ledger.count(PENDING)):
+        fold(ledger, indexing)
     ledger.finish(Change(first, summary.rows, dead, rewritten))
     return Written(summary.seq, added=len(fresh), replaced=len(moved), rewritten=len(touched)), summary
 
@@ -167,6 +185,20 @@ def set_ops(txn: Transaction, ops: int) -> tuple[Written, Summary]:
     if summary.ops != ops:
         summary.ops = ops
         ledger.finish(Change(summary.rows, summary.rows, b"", b""))
+    return Written(summary.seq), summary
+
+
+def fold_rest(txn: Transaction, indexing: Indexing = Indexing.FULL, *, anew: bool = False) -> tuple[Written, Summary]:
+    """Take every row into the inverted index, ``anew``: into a new one.  Can be run again after a rollback."""
+    ledger = Ledger(txn)
+    summary = ledger.summary
+    if anew:
+        fold_anew(ledger, indexing)
+    elif summary.folded < summary.rows or ledger.count(PENDING):
+        fold(ledger, indexing)
+    else:
+        return Written(summary.seq), summary
+    ledger.finish(Change(summary.rows, summary.rows, b"", b""))
     return Written(summary.seq), summary
 
 
@@ -283,6 +315,14 @@ def _leave(ledger: Ledger, draft: Draft, moved: list[_Edit], new_rows: dict[int,
     ledger.remove(RECORDS, ((edit.key, edit.old_record) for edit in moved))
     ledger.remove(DOCUMENTS, ((edit.key, edit.old_document) for edit in moved if edit.old_document is not None))
     ledger.bury(np.array([edit.row for edit in moved], np.uint32))
+
+
+def _remember(ledger: Ledger, touched: list[_Edit]) -> None:
+    """Keep what the inverted index knows of records that are about to change where they are, so that it can be taken back."""
+    known = sorted((edit.key, edit) for edit in touched if edit.row < ledger.summary.folded and edit.concerns_index)
+    if known:
+        there = {key for key, _ in ledger.txn.get_many(PENDING, [key for key, _ in known])}
+        ledger.insert(PENDING, ((key, edit.old_metadata) for key, edit in known if key not in there))
 
 
 def _rewrite(ledger: Ledger, touched: list[_Edit]) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import chroma_gpu
-from chroma_gpu import K, Knn, Search, SparseVector, errors
+from chroma_gpu import K, Knn, Rrf, Search, SparseVector, errors
 from chroma_gpu.api.remote import writes
+from chroma_gpu.transforms import MaxDistance
 
 ID = "e3ba467e-39e5-4f57-82bf-9d6626c66c05"
 DATABASE = "/api/v2/tenants/default_tenant/databases/default_database"
@@ -289,6 +290,13 @@ def test_an_error_says_how_far_it_came(server, collection):
     server.answers[f"POST {ROUTE}/add"] = [httpx.Response(201, json={}), refusal]
     with pytest.raises(errors.InvalidArgumentError, match=r"^no more The first 100 of 150 records were written"):
         collection.add(ids=[str(n) for n in range(150)], embeddings=np.ones((150, 2)))
+
+
+def test_servers_are_not_asked_for_the_words_of_documents(server, collection):
+    for rank in (Knn("some words", key=K.DOCUMENT), Rrf([Knn([1.0, 2.0, 3.0]), Knn("some words", key="#document")])):
+        with pytest.raises(NotImplementedError, match="does not rank by the words of documents"):
+            collection.search(Search(rank=rank))
+    assert not server.bodies("search")
 
 
 def test_search(server, collection):
@@ -582,3 +590,11 @@ class Legacy:
 
     def __call__(self, input):
         return [[1.0, 2.0, 3.0] for _ in input]
+
+
+def test_transforms_are_refused_and_nothing_is_asked(server, collection):
+    asked = len(server.asked)
+    with pytest.raises(NotImplementedError, match="A server does not know transforms"):
+        collection.query([1.0], transforms=[MaxDistance(1.0)])
+    assert len(server.asked) == asked
+    assert collection.query([1.0], transforms=[])["ids"] == [[]]

@@ -52,7 +52,12 @@ def test_what_is_not_measured_is_not_hidden(rows):
     lines = lines_of(report.table(rows))
     assert lines["query, filter on year (61.4 % pass), ms"] == ["2 / 3 (1.000)", "failed", "-"]
     assert lines["durable adds of one record, rows/s"] == ["failed", "-", "-"]
-    assert len(lines) == len(CASES) + 2
+    assert len(lines) == 4 + 2
+
+
+def test_a_case_that_is_newer_than_the_run_is_left_out(rows):
+    assert not any("document," in line for line in report.table(rows).splitlines())
+    assert len(lines_of(report.table([row("chroma_gpu", case.name, 1.0) for case in CASES]))) == len(CASES) + 2
 
 
 def test_the_newest_run_of_all_files_counts(rows, tmp_path):
@@ -82,13 +87,21 @@ def test_the_command_writes_and_checks(rows, tmp_path, capsys):
     (tmp_path / "some.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
     readme = tmp_path / "README.md"
     readme.write_text(f"{report.BEGIN}\n{report.END}\n")
-    given = ["--readme", str(readme), "--results", str(tmp_path)]
+    filters = tmp_path / "benchmarks.md"
+    filters.write_text(f"{report.BEGIN}\n{report.END}\n")
+    given = ["--readme", str(readme), "--filters", str(filters), "--results", str(tmp_path)]
     assert report.main([*given, "--check"]) == 1
     assert report.main(given) == 0
     assert "8x" in capsys.readouterr().out
     assert report.main([*given, "--check"]) == 0
+    assert "Not measured yet" in filters.read_text()
 
 
 def test_the_readme_has_the_table_of_the_newest_run():
     readme = report.README.read_text()
     assert readme == report.with_table(readme, report.table(report.newest_run(report.RESULTS)))
+
+
+def test_the_page_of_filtered_search_has_the_tables_of_the_newest_run():
+    page = report.FILTERS.read_text()
+    assert page == report.with_table(page, report.filter_tables(report.RESULTS))

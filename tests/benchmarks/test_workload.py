@@ -51,14 +51,15 @@ def test_grown_records_are_copies_under_new_ids():
 
 
 def test_filters_say_the_same_in_every_language():
-    assert [each.sql() for each in FILTERS] == ["year >= 2024", "rank > 0", "month = '2025-02'"]
-    assert FILTERS[2].where() == {"month": {"$eq": "2025-02"}}
+    assert [each.sql() for each in FILTERS] == ["year >= 2024", "rank > 0", "month = '2025-02'", "document LIKE '%async%'"]
+    assert FILTERS[2].arguments() == {"where": {"month": {"$eq": "2025-02"}}}
+    assert FILTERS[3].arguments() == {"where_document": {"$contains": "async"}}
 
 
 def test_generated_records_have_the_shares_of_the_packages(tmp_path):
     made = generated(5_000, dim=16)
-    shares = [each.mask(made.metadatas).mean() for each in FILTERS]
-    assert np.allclose(shares, [0.614, 0.018, 0.0085], rtol=0.5)
+    shares = [each.mask(made.metadatas, made.documents).mean() for each in FILTERS]
+    assert np.allclose(shares, [0.614, 0.018, 0.0085, 0.01], rtol=0.5)
     assert made.vectors.shape == (5_000, 16)
     assert made.vectors.dtype == np.float32
     assert len(made.queries) == 1_000

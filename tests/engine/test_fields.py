@@ -1,15 +1,17 @@
-"""The metadata in memory follows a store: one reading for columns and sparse vectors, and nothing is lost when one fails."""
+"""The metadata of a table follows its store: what the inverted index knows is not read, the rest once, and nothing is lost on the way."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from chroma_gpu.bytecache import ByteCache
 from chroma_gpu.engine import fields as module
 from chroma_gpu.engine.fields import Fields
 from chroma_gpu.errors import StoreBusy
 from chroma_gpu.records import Mode, RecordBatch, SparseVector
 from chroma_gpu.rowset import RowSet
+from chroma_gpu.store.inverted import fold as folding
 from chroma_gpu.store.record_store import RecordStore
 
 
@@ -28,6 +30,19 @@ class Reading(RecordStore):
 
     def changes(self, since):
         return None if self.forgetful else super().changes(since)
+
+
+@pytest.fixture
+def cache():
+    return ByteCache(1 << 20)
+
+
+@pytest.fixture
+def fields(cache):
+    made = Fields(cache)
+    yield made
+    made.close()
+    assert cache.nbytes == 0
 
 
 @pytest.fixture
@@ -56,60 +71,166 @@ def caught_up(fields, store):
 
 
 def held(view, n):
-    """The numbers in the column and in the sparse index, by row."""
-    hits = view.sparse["s"].search(SparseVector([3], [1.0]), n, RowSet.full(n))
+    """The numbers among the columns and in the sparse vectors, by row."""
+    hits = view.sparse("s").search(SparseVector([3], [1.0]), n, RowSet.full(n))
     values = {row: 1.0 - distance for row, distance in zip(hits.rows[0].tolist(), hits.distances[0].tolist(), strict=True)}
-    numbers = {row: number for number in set(values.values()) for row in view.columns.equal("n", number).rows().tolist()}
-    assert numbers == values
-    return values
+    return of_columns(view, n, values)
 
 
-def test_each_row_is_read_once_for_both(store):
-    fields = Fields()
+def of_columns(view, n, values=None):
+    found = {row: float(number) for number in range(200) for row in view.columns.equal("n", number).rows().tolist()}
+    assert values is None or found == values
+    assert view.columns.size == n
+    return found
+
+
+def numbers(n, **other):
+    return {row: float(row) for row in range(n)} | {int(row[1:]): float(number) for row, number in other.items()}
+
+
+def test_what_the_index_does_not_know_is_read_once(store, fields):
     add(store, 0, 20)
-    assert held(caught_up(fields, store), 20) == {n: float(n) for n in range(20)}
+    assert of_columns(caught_up(fields, store), 20) == numbers(20)
     assert store.reads == [8, 8, 4]
     caught_up(fields, store)
     add(store, 20, 23)
     add(store, 5, 6, Mode.UPDATE, 100)
+    assert of_columns(caught_up(fields, store), 23) == numbers(23, r5=100)
+    assert store.reads == [8, 8, 4, 4]
+
+
+def test_what_the_index_knows_is_not_read(store, fields):
+    add(store, 0, 20)
+    store.fold()
+    assert of_columns(caught_up(fields, store), 20) == numbers(20)
+    assert store.reads == []
+    add(store, 3, 5, Mode.UPDATE, 77)
+    add(store, 20, 21)
+    assert of_columns(caught_up(fields, store), 21) == numbers(21, r3=77, r4=77)
+    assert store.reads == [3]
+
+
+def test_pending_rows_are_read_by_who_comes_later(store, fields):
+    add(store, 0, 20)
+    store.fold()
+    add(store, 3, 5, Mode.UPDATE, 77)
+    add(store, 20, 21)
+    assert of_columns(caught_up(fields, store), 21) == numbers(21, r3=77, r4=77)
+    assert store.reads == [3]
+
+
+@pytest.mark.parametrize("between", [0, 1])
+def test_after_a_fold_the_overlay_is_empty(store, fields, between):
+    add(store, 0, 20)
+    caught_up(fields, store)
+    add(store, 5, 6, Mode.UPDATE, 100)
+    store.fold()
+    add(store, 20, 20 + between)
     view = caught_up(fields, store)
-    assert store.reads == [8, 8, 4, 3, 1]
-    assert held(view, 23) == {n: float(n) for n in range(23)} | {5: 100.0}
+    assert (of_columns(view, 20 + between), len(view.columns.unindexed)) == (numbers(20 + between, r5=100), between)
+    assert sum(store.reads) == 20 + between
 
 
-def test_what_was_given_before_stays_as_it_was(store):
-    fields = Fields()
+def test_an_index_that_went_on_under_a_view_is_noticed(store, fields):
+    add(store, 0, 20)
+    store.fold()
+    view = caught_up(fields, store)
+    state = store.state()
+    add(store, 20, 22)
+    store.fold()
+    with pytest.raises(KeyError):
+        view.columns.equal("n", 3)
+    # Even for the old state: a read that saw it goes on with a later one.
+    view = fields.caught_up(store, state.seq, state.rows)
+    assert of_columns(view, 22) == numbers(22)
+
+
+def test_writes_fold_by_themselves(store, fields, monkeypatch):
+    monkeypatch.setattr(folding, "FOLD_ROWS", 5)
+    for n in range(23):
+        add(store, n, n + 1)
+        view = caught_up(fields, store)
+        assert view.columns.equal("n", n).rows().tolist() == [n]
+        assert len(view.columns.unindexed) < 5
+    assert of_columns(view, 23) == numbers(23)
+
+
+def test_what_was_given_before_stays_as_it_was(store, fields):
     add(store, 0, 4)
     before = caught_up(fields, store)
     add(store, 0, 2, Mode.UPDATE, 50)
     add(store, 4, 6)
-    assert held(caught_up(fields, store), 6) == {0: 50.0, 1: 50.0, 2: 2.0, 3: 3.0, 4: 4.0, 5: 5.0}
-    assert held(before, 6) == {0: 0.0, 1: 1.0, 2: 2.0, 3: 3.0}
+    assert of_columns(caught_up(fields, store), 6) == numbers(6, r0=50, r1=50)
+    assert of_columns(before, 4) == numbers(4)
 
 
-@pytest.mark.parametrize("done", [0, 1, 2, 3])
-def test_a_reading_that_fails_half_way_starts_anew(store, done):
-    fields = Fields()
+@pytest.mark.parametrize("asked_before", [False, True])
+@pytest.mark.parametrize("folded", [False, True])
+def test_sparse_vectors_follow(store, fields, asked_before, folded):
     add(store, 0, 10)
-    caught_up(fields, store)
+    if folded:
+        store.fold()
+    if asked_before:
+        assert held(caught_up(fields, store), 10) == numbers(10)
+    add(store, 1, 3, Mode.UPDATE, 77)
+    add(store, 10, 30)
+    assert held(caught_up(fields, store), 30) == numbers(30, r1=77, r2=77)
+    store.fold()
+    add(store, 2, 3, Mode.UPDATE, 55)
+    store.write(RecordBatch(["4"], metadatas=[{"s": None, "n": None}]), Mode.UPDATE)
+    add(store, 30, 31)
+    expected = numbers(31, r1=77, r2=55)
+    del expected[4]
+    assert held(caught_up(fields, store), 31) == expected
+
+
+def test_a_field_without_sparse_vectors_costs_nothing(store, fields):
+    store.write(RecordBatch(["a", "b"], np.ones((2, 2), np.float32), metadatas=[{"s": 1, "t": [1.0]}, {"t": word(1)}]), Mode.ADD)
+    store.fold()
+    view = caught_up(fields, store)
+    assert view.sparse("s") is None
+    assert view.sparse("none") is None
+    assert store.reads == []
+    assert view.sparse("t") is not None
+    assert store.reads == [1]
+
+
+def test_an_empty_store_has_no_sparse_vectors(store, fields):
+    view = caught_up(fields, store)
+    assert view.sparse("s") is None
+    assert view.columns.size == 0
+
+
+@pytest.mark.parametrize("done", [0, 1, 2])
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_reading_that_fails_half_way_starts_anew(store, fields, done, folded):
+    add(store, 0, 10)
+    if folded:
+        store.fold()
+    held(caught_up(fields, store), 10)
     add(store, 10, 30)
     add(store, 1, 2, Mode.UPDATE, 77)
     store.fail_after = len(store.reads) + done
     with pytest.raises(StoreBusy):
         caught_up(fields, store)
     store.fail_after = 1 << 30
-    assert held(caught_up(fields, store), 30) == {n: float(n) for n in range(30)} | {1: 77.0}
+    assert held(caught_up(fields, store), 30) == numbers(30, r1=77)
 
 
-def test_without_the_log_everything_is_read_again(store):
-    fields = Fields()
+def test_without_the_log_everything_starts_anew(store, fields):
     add(store, 0, 10)
-    caught_up(fields, store)
+    held(caught_up(fields, store), 10)
     add(store, 3, 4, Mode.UPDATE, 9)
     store.forgetful = True
-    assert held(caught_up(fields, store), 10) == {n: float(n) for n in range(10)} | {3: 9.0}
+    assert held(caught_up(fields, store), 10) == numbers(10, r3=9)
 
 
-def test_only_keys_with_sparse_vectors_have_an_index(store):
-    store.write(RecordBatch(["a", "b"], np.ones((2, 2), np.float32), metadatas=[{"s": 1, "t": [1.0]}, {"t": word(1)}]), Mode.ADD)
-    assert set(caught_up(Fields(), store).sparse) == {"t"}
+def test_an_answer_is_kept_for_one_state(store, fields, cache):
+    add(store, 0, 10)
+    first = caught_up(fields, store)
+    first.answers.put("x", 1, 100)
+    assert caught_up(fields, store).answers.get("x") == 1
+    add(store, 10, 11)
+    assert caught_up(fields, store).answers.get("x") is None
+    first.answers.put("x", 1, 100)
+    assert first.answers.get("x") is None

@@ -14,6 +14,7 @@ from chroma_gpu.config import Settings
 from chroma_gpu.engine import ranking
 from chroma_gpu.engine.background import Background
 from chroma_gpu.engine.indexes import Indexes
+from chroma_gpu.engine.ranked import Question
 from chroma_gpu.engine.ranking import Apply, Constant, Groups, Near, SparseNear
 from chroma_gpu.engine.table import Table
 from chroma_gpu.errors import DimensionMismatch, InvalidArgumentError
@@ -309,6 +310,11 @@ def nearest(found, k, among=None):
     return {row: distance for distance, row in rows}
 
 
+def ranked(table, rank, expr, columns, ids=None, **given):
+    (found,) = table.rank([Question(rank, expr, columns, None if ids is None else tuple(ids), **given)])
+    return found
+
+
 def answer(ranked):
     scores = [None] * len(ranked.records) if ranked.scores is None else ranked.scores.tolist()
     return list(zip([int(id_[2:]) for id_ in ranked.records.ids], scores, strict=True))
@@ -325,7 +331,7 @@ WORDS = SparseVector([2, 5, 11], [1.0, 0.5, 2.0])
 
 def test_one_leaf_is_the_plain_search(table):
     filled(table)
-    got = table.rank(Near(QUERY, 5), None, IDS)
+    got = ranked(table, Near(QUERY, 5), None, IDS)
     found = table.search(QUERY[None], 5, None, IDS)
     assert answer(got) == list(zip(found.hits.rows[0].tolist(), found.hits.distances[0].tolist(), strict=True))
     assert [plan.k for plan in got.plans] == [5]
@@ -339,7 +345,7 @@ def test_dense_and_sparse_leaves_are_combined(table, default, by_rank):
     expr = OPERATORS["$gte"]("n", 8)
     dense, sparse = Near(QUERY, 20, default, by_rank), SparseNear(WORDS, "s", 15, default=default, ranked=by_rank)
     tree = Apply("sum", (Apply("product", (Constant(0.25), dense)), Apply("product", (Constant(0.5), sparse)), Constant(100.0)))
-    got = table.rank(tree, expr, IDS)
+    got = ranked(table, tree, expr, IDS)
     stands = Near(QUERY, 15, default, by_rank)
     plain = Apply("sum", (Apply("product", (Constant(0.25), dense)), Apply("product", (Constant(0.5), stands)), Constant(100.0)))
     among = range(8, 60)
@@ -347,14 +353,14 @@ def test_dense_and_sparse_leaves_are_combined(table, default, by_rank):
     assert answer(got) == expected(plain, found)
     assert len(got.records) > (20 if default else 0)
     assert len(got.steps) == 1
-    assert answer(table.rank(tree, expr, IDS, limit=4, offset=3)) == answer(got)[3:7]
-    assert answer(table.rank(tree, expr, IDS, offset=1000)) == []
+    assert answer(ranked(table, tree, expr, IDS, limit=4, offset=3)) == answer(got)[3:7]
+    assert answer(ranked(table, tree, expr, IDS, offset=1000)) == []
 
 
 def test_ids_and_filter_and_leaves_see_the_same_records(table):
     metadatas = filled(table)
     chosen = [f"id{at}" for at in range(0, 60, 2)]
-    got = table.rank(SparseNear(WORDS, "s", 99), OPERATORS["$eq"]("c", "b"), METADATA, ids=[*chosen, "none"])
+    got = ranked(table, SparseNear(WORDS, "s", 99), OPERATORS["$eq"]("c", "b"), METADATA, ids=[*chosen, "none"])
     among = [at for at in range(0, 60, 2) if at % 3 == 1]
     assert dict(answer(got)) == nearest(inner(WORDS, metadatas), 99, among)
     assert [metadata["c"] for metadata in got.records.metadatas] == ["b"] * len(got.records)
@@ -367,7 +373,7 @@ def test_idf_counts_all_live_records(table):
     live = metadatas[5:]
     dfs = [sum("s" in metadata and index in metadata["s"].indices for metadata in live) for index in query.indices]
     weighed = SparseVector([2, 5], [math.log1p((len(live) - df + 0.5) / (df + 0.5)) for df in dfs])
-    got = table.rank(SparseNear(query, "s", 99, idf=True), OPERATORS["$lt"]("n", 30), IDS)
+    got = ranked(table, SparseNear(query, "s", 99, idf=True), OPERATORS["$lt"]("n", 30), IDS)
     want = nearest(inner(weighed, metadatas), 99, range(5, 30))
     assert [row for row, _ in answer(got)] == list(want)
     assert got.scores.tolist() == pytest.approx(list(want.values()), rel=1e-6)
@@ -376,26 +382,26 @@ def test_idf_counts_all_live_records(table):
 def test_without_a_ranking_records_come_in_insertion_order(table):
     filled(table)
     table.write(RecordBatch(["id4", "id2"], vectors(2, seed=5)), Mode.UPSERT)
-    got = table.rank(None, OPERATORS["$lt"]("n", 6), IDS, limit=4, offset=1)
+    got = ranked(table, None, OPERATORS["$lt"]("n", 6), IDS, limit=4, offset=1)
     assert got.records.ids == ["id1", "id2", "id3", "id4"]
     assert got.scores is None
     assert got.plans == []
-    grouped = table.rank(None, None, IDS, groups=Groups(("c",), 2, ("n",), largest=True))
+    grouped = ranked(table, None, None, IDS, groups=Groups(("c",), 2, ("n",), largest=True))
     assert sorted(grouped.records.ids) == ["id54", "id55", "id56", "id57", "id58", "id59"]
     assert grouped.scores is None
 
 
 def test_groups_are_cut_before_the_page(table):
     filled(table)
-    whole = answer(table.rank(Near(QUERY, 60), None, IDS))
+    whole = answer(ranked(table, Near(QUERY, 60), None, IDS))
     best, seen = [], dict.fromkeys(range(3), 0)
     for row, score in whole:
         seen[row % 3] += 1
         if seen[row % 3] <= 2:
             best.append((row, score))
     groups = Groups(("c",), 2, (None,))
-    assert answer(table.rank(Near(QUERY, 60), None, IDS, groups=groups)) == best
-    assert answer(table.rank(Near(QUERY, 60), None, IDS, groups=groups, limit=3, offset=2)) == best[2:5]
+    assert answer(ranked(table, Near(QUERY, 60), None, IDS, groups=groups)) == best
+    assert answer(ranked(table, Near(QUERY, 60), None, IDS, groups=groups, limit=3, offset=2)) == best[2:5]
 
 
 def test_sparse_vectors_follow_every_kind_of_write(table):
@@ -404,7 +410,7 @@ def test_sparse_vectors_follow_every_kind_of_write(table):
 
     def check(gone=()):
         found = inner(WORDS, metadatas)
-        assert dict(answer(table.rank(leaf, None, IDS))) == {row: found[row] for row in found if row not in gone}
+        assert dict(answer(ranked(table, leaf, None, IDS))) == {row: found[row] for row in found if row not in gone}
 
     check()
     changed = SparseVector([11, 29], [50.0, 1.0])
@@ -420,7 +426,7 @@ def test_sparse_vectors_follow_every_kind_of_write(table):
     table.write(RecordBatch(["id60"], vectors(1), metadatas=[{"s": changed, "t": changed}]), Mode.ADD)
     metadatas.append({"s": changed})
     check(gone=(1, 20))
-    assert answer(table.rank(SparseNear(WORDS, "t", 9), None, IDS)) == [(60, -99.0)]
+    assert answer(ranked(table, SparseNear(WORDS, "t", 9), None, IDS)) == [(60, -99.0)]
     table.write(RecordBatch(["id5"], vectors(1, seed=3)), Mode.UPSERT)  # a new row with the old metadata
     check(gone=(1, 20))
 
@@ -428,18 +434,18 @@ def test_sparse_vectors_follow_every_kind_of_write(table):
 def test_nothing_is_found_where_nothing_is(table):
     both = Apply("sum", (Near(QUERY, 5, 1.0), SparseNear(WORDS, "s", 5, default=1.0)))
     groups = Groups(("c",), 1, (None,))
-    assert answer(table.rank(both, None, IDS, groups=groups)) == []
-    assert answer(table.rank(None, None, IDS, groups=groups)) == []
+    assert answer(ranked(table, both, None, IDS, groups=groups)) == []
+    assert answer(ranked(table, None, None, IDS, groups=groups)) == []
     filled(table)
-    assert answer(table.rank(SparseNear(WORDS, "no such field", 5), None, IDS)) == []
-    assert answer(table.rank(both, OPERATORS["$gt"]("n", 1000), IDS)) == []
-    assert answer(table.rank(Near(QUERY, 0), None, IDS)) == []
+    assert answer(ranked(table, SparseNear(WORDS, "no such field", 5), None, IDS)) == []
+    assert answer(ranked(table, both, OPERATORS["$gt"]("n", 1000), IDS)) == []
+    assert answer(ranked(table, Near(QUERY, 0), None, IDS)) == []
 
 
 def test_a_query_of_another_length_is_refused(table):
     filled(table)
     with pytest.raises(DimensionMismatch, match=f"dimension of {DIM}, got {DIM + 1}"):
-        table.rank(Apply("sum", (Near(QUERY, 5), Near(np.zeros(DIM + 1, np.float32), 5))), None, IDS)
+        ranked(table, Apply("sum", (Near(QUERY, 5), Near(np.zeros(DIM + 1, np.float32), 5))), None, IDS)
 
 
 def test_ranking_goes_on_while_records_are_replaced_and_removed(table):
@@ -465,7 +471,7 @@ def test_ranking_goes_on_while_records_are_replaced_and_removed(table):
     thread.start()
     while not stop.is_set():
         allowed.set()
-        got = table.rank(tree, OPERATORS["$ne"]("c", "none"), METADATA, groups=Groups(("n",), 1, (None,)))
+        got = ranked(table, tree, OPERATORS["$ne"]("c", "none"), METADATA, groups=Groups(("n",), 1, (None,)))
         assert 59 <= len(got.records) <= 60
         assert (np.diff(got.scores) >= 0).all()
     thread.join()

@@ -69,8 +69,8 @@ def test_a_failed_guard_fetches_more(clusters, metric):
 def test_in_the_end_everything_is_scanned(clusters, metric, monkeypatch):
     vectors, queries = clusters
     index = made(vectors, metric, fetch=16)
-    dear = cost.codes(N, N, index.rotation.width, 16) + 1
-    monkeypatch.setattr(cost, "exact_block", lambda *given: dear)
+    dear = cost.SHIPPED.codes(N, N, index.rotation.width, 16) + 1
+    monkeypatch.setattr(cost.Costs, "exact_block", lambda *given, **more: dear)
     hits = each(index, queries, 10)
     assert {one.guard for one in hits} >= {"exact"}
     for query, one in zip(queries, hits, strict=True):

@@ -10,7 +10,7 @@ from neighbours import ArraySource, assert_identical, assert_same_neighbours, br
 
 from benchmarks.datasets import folded, with_duplicates, with_extremes, with_zeros
 from chroma_gpu.errors import DimensionMismatch
-from chroma_gpu.index import answers, exact, scoring
+from chroma_gpu.index import answers, exact, faiss_library, scoring
 from chroma_gpu.records import Hits, Metric
 from chroma_gpu.rowset import RowSet
 
@@ -40,6 +40,28 @@ def small_blocks(monkeypatch):
     return taken
 
 
+@pytest.fixture(params=[False, True], ids=["one thread", "a team"])
+def in_place(request, monkeypatch):
+    """Scattered rows are read where they lie, however few; the numbers of rows that were, call by call."""
+    faiss_library.load_faiss()
+    monkeypatch.setattr(exact, "IN_PLACE", 1)
+    if request.param:
+        monkeypatch.setattr(faiss_library, "_TEAM", 1)
+    asked = []
+    products = faiss_library.products
+
+    def counted(query, vectors, rows):
+        asked.append(len(rows))
+        return products(query, vectors, rows)
+
+    monkeypatch.setattr(faiss_library, "products", counted)
+    return asked
+
+
+def with_zeros_(vectors):
+    return with_zeros(vectors, 100)
+
+
 @METRICS
 @pytest.mark.parametrize("k", [1, 10, 500, N, N + 5])
 def test_block(sheet, metric, k, small_blocks):
@@ -48,6 +70,38 @@ def test_block(sheet, metric, k, small_blocks):
     assert_same_neighbours(got, brute_force(queries, vectors, k, metric))
     assert got.exact
     assert (len(small_blocks), sum(small_blocks)) == (3 * 24, 3 * N)
+
+
+@METRICS
+@pytest.mark.parametrize("share", [0.7, 0.2, 0.01])
+@pytest.mark.parametrize("n_queries", [1, 3])
+@pytest.mark.parametrize(
+    "change", [lambda vectors: vectors, lambda vectors: with_duplicates(vectors, 200), with_extremes, with_zeros_]
+)
+def test_rows_read_in_place(sheet, metric, share, n_queries, change, in_place):
+    vectors, queries = change(sheet[0]), sheet[1][:n_queries]
+    source, norms = ArraySource(vectors), scoring.norms(vectors)
+    mask = RowSet.where(np.random.default_rng(5).random(N) < share)
+    want = brute_force(queries, vectors, 10, metric, mask)
+    assert_same_neighbours(exact.search_rows(queries, source, mask.rows(), 10, metric, norms), want)
+    assert_same_neighbours(exact.search_block(queries, source, 0, N, mask, 10, metric, norms), want)
+    if change is not with_extremes:
+        assert in_place == [len(mask)] * 2 * n_queries
+
+
+@METRICS
+def test_rows_read_in_place_more_neighbours_than_rows(sheet, metric, in_place):
+    vectors, queries = sheet
+    rows = np.arange(0, N, 3, dtype=np.uint32)
+    got = exact.search_rows(queries[:1], ArraySource(vectors), rows, N, metric, scoring.norms(vectors))
+    assert_same_neighbours(got, brute_force(queries[:1], vectors, N, metric, RowSet.of(rows, N)))
+
+
+def test_products_of_rows_that_are_not_there(sheet):
+    vectors, queries = sheet
+    for rows, given_vectors in (([0, N], vectors), ([0, 1], vectors[:, ::2]), ([0, 1], vectors[:, :-1])):
+        with pytest.raises(ValueError, match="contiguous"):
+            faiss_library.products(queries[0], given_vectors, np.array(rows, np.uint32))
 
 
 @METRICS

@@ -264,11 +264,13 @@ def inspect_and_read(directory, count):
 
 
 def write_until_killed(directory, seed, step, pipe):
-    """Write random batches from a step on, and acknowledge each when it is written."""
+    """Write random batches from a step on, and acknowledge each when it is written. Every few of them change the inverted index."""
     from store.model import apply, random_write
 
+    from chroma_gpu.store.inverted import fold
     from chroma_gpu.store.record_store import RecordStore
 
+    fold.FOLD_ROWS = 32
     store = RecordStore.open(directory, map_size=1 << 18)
     pipe.send("open")
     while True:

@@ -5,36 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from chroma_gpu.api import collection_configuration, foreign, names, reembed, results, validate, where
-from chroma_gpu.api.backend import Answer
+from chroma_gpu.api import collection_configuration, foreign, names, reembed, validate
 from chroma_gpu.api.functions import Function
 from chroma_gpu.api.models.AttachedFunction import AttachedFunction
-from chroma_gpu.api.models.CollectionCommon import CollectionCommon
+from chroma_gpu.api.models.CollectionReads import CollectionReads, expression
 from chroma_gpu.api.schema import sparse
 from chroma_gpu.api.schema.checks import check_filter
-from chroma_gpu.api.search import answer
 from chroma_gpu.api.types import (
     CollectionMetadata,
     DeleteResult,
     EmbeddingFunction,
-    GetResult,
-    Include,
-    IndexingStatus,
-    QueryResult,
-    ReadLevel,
-    SearchResult,
     Where,
     WhereDocument,
 )
 from chroma_gpu.embed import validate_embedding_function
 from chroma_gpu.embed.progress import Progress, listener
-from chroma_gpu.filter.expr import And, Expr
-from chroma_gpu.records import Column, Mode, RecordBatch, Vectors
+from chroma_gpu.engine.repair import Repair
+from chroma_gpu.records import Column, Mode, RecordBatch
 
 
-class Collection(CollectionCommon):
+class Collection(CollectionReads):
     """The records of one name: ids with vectors, documents, metadata and uris.
 
     Safe to share between threads. Every call sees what other clients, threads and processes have committed.
@@ -102,93 +92,6 @@ class Collection(CollectionCommon):
             given = validate.records(ids, embeddings, metadatas, documents, images, uris, merging=True)
         self._write(given, ("documents", "images"), Mode.UPSERT, progress)
 
-    def get(
-        self,
-        ids: Any = None,
-        where: Where | None = None,
-        limit: int | None = None,
-        offset: int | None = None,
-        where_document: WhereDocument | None = None,
-        include: Include = ["metadatas", "documents"],  # noqa: B006  Chroma's default; never changed here
-    ) -> GetResult:
-        """Records by ids, by filters, or all, in insertion order."""
-        with validate.within("get"):
-            wanted = validate.as_list(ids)
-            if wanted is not None:
-                validate.check_ids(wanted)
-            expr = _expr(where, where_document)
-            validate.check_include(include, refused=("distances",))
-            self._check_loader(include)
-        limit, offset = validate.check_page("limit", limit), validate.check_page("offset", offset)
-        check_filter(self._entry.schema, expr)
-        with self._engine.table(self.id) as table:
-            records = table.fetch(expr, results.columns(include), ids=wanted, limit=limit, offset=offset or 0)
-        return results.get_result(records, include, self._data_loader)
-
-    def peek(self, limit: int = 10) -> GetResult:
-        """The first records, with their embeddings."""
-        return self.get(limit=limit, include=["metadatas", "documents", "embeddings"])
-
-    def query(
-        self,
-        query_embeddings: Any = None,
-        query_texts: Any = None,
-        query_images: Any = None,
-        query_uris: Any = None,
-        ids: Any = None,
-        n_results: int = 10,
-        where: Where | None = None,
-        where_document: WhereDocument | None = None,
-        include: Include = ["metadatas", "documents", "distances"],  # noqa: B006  Chroma's default; never changed here
-        *,
-        max_distance: float | None = None,
-    ) -> QueryResult:
-        """The nearest records of each query among those that pass the filters; equal distances in the order in which the
-        vectors were written.
-
-        n_results     any number; more than there are gives all of them
-        ids           look only among these; one that does not exist raises InternalError
-        max_distance  leave out records that are farther, in the collection's distance; one that is exactly as far is in
-        """
-        with validate.within("query"):
-            queries = self._queries(query_embeddings, query_texts, query_images, query_uris)
-            wanted = validate.as_list(ids)
-            expr = _expr(where, where_document)
-            validate.check_include(include)
-            validate.check_n_results(n_results)
-            farthest = validate.check_max_distance(max_distance)
-            self._check_loader(include)
-        check_filter(self._entry.schema, expr)
-
-        def ask(rebuilt: int) -> Answer:
-            given = isinstance(queries, np.ndarray)
-            with validate.within("query"):
-                vectors = queries if given else self._embed(queries, is_query=True)
-            with self._explained(given), self._engine.table(self.id, rebuilt=None if given else rebuilt) as table:
-                return table.search(vectors, int(n_results), expr, results.columns(include), ids=wanted)
-
-        return results.query_result(self._current(ask), include, self._data_loader, farthest)
-
-    def search(self, searches: Any, read_level: ReadLevel = ReadLevel.INDEX_AND_WAL) -> SearchResult:
-        """The answers of one ``Search`` or a list of them: filtered, ranked by an expression, grouped, cut to a page. Best first.
-
-        Scores are smaller for better records. Texts in ``Knn`` are embedded, one after the other.
-        read_level  what a server may miss; not needed here, where every search sees all that was committed before it
-        Raises      TypeError, ValueError, InvalidArgumentError; no search has been run then
-        """
-        level = ReadLevel(read_level)
-
-        def ask(rebuilt: int) -> SearchResult:
-            asked = validate.as_list(searches) or []
-            embedded = [self._embed_search_string_queries(each) for each in asked]
-            for each in embedded:
-                check_filter(self._entry.schema, answer.condition(each))
-            given = embedded == asked
-            with self._explained(given):
-                return self._engine.search(self.id, embedded, self._sparse_settings, level, rebuilt=None if given else rebuilt)
-
-        return self._current(ask)
-
     def delete(
         self,
         ids: Any = None,
@@ -212,17 +115,10 @@ class Collection(CollectionCommon):
             wanted = validate.as_list(ids)
             if wanted is not None:
                 validate.check_ids(wanted)
-            expr = _expr(where, where_document)
+            expr = expression(where, where_document)
         check_filter(self._entry.schema, expr)
         written = self._engine.delete(self.id, expr, wanted, limit)
         return DeleteResult(deleted=len(wanted) if wanted is not None and expr is None else written.removed)
-
-    def count(self, read_level: ReadLevel = ReadLevel.INDEX_AND_WAL) -> int:
-        """How many records there are.
-
-        read_level  what a server may miss; not needed here, where every count sees all that was committed before it. Raises ValueError for another value
-        """
-        return self._engine.count(self.id, ReadLevel(read_level))
 
     def modify(
         self,
@@ -259,34 +155,6 @@ class Collection(CollectionCommon):
     def detach_function(self, name: str, delete_output_collection: bool = False) -> bool:
         """Stop a function; its results go too if asked. Raises as ``attach_function`` does."""
         return self._engine.functions.detach(self.id, name, delete_output_collection)
-
-    def embed_queries(self, texts: Any) -> Vectors:
-        """The vectors [q, dim] that ``query(query_texts=texts)`` would search for."""
-        with validate.within("embed_queries"):
-            wanted = validate.as_list(texts)
-            validate.check_documents(wanted, nullable=False)
-
-        def embed(rebuilt: int) -> Vectors:
-            with validate.within("embed_queries"):
-                vectors = self._embed(wanted, is_query=True)
-            with self._engine.table(self.id, rebuilt=rebuilt):
-                return vectors
-
-        return self._current(embed)
-
-    def wait_indexed(self, *, progress: Progress = None) -> None:
-        """Return when every committed record is in every index. Queries find all records before that too, only slower.
-
-        progress  as in ``add``, of records
-        Raises what building an index raised.
-        """
-        with listener(progress, desc="indexing") as tell, self._engine.table(self.id) as table:
-            table.wait_indexed(tell)
-
-    def get_indexing_status(self) -> IndexingStatus:
-        """How far the indexes have come. Queries find every record before that too, only slower. Raises NotFoundError."""
-        with self._engine.table(self.id) as table:
-            return IndexingStatus(**table.indexing_status())
 
     def fork(self, new_name: str) -> Collection:
         """A new collection with the records and settings of this one. From then on each goes its own way.
@@ -347,6 +215,16 @@ class Collection(CollectionCommon):
         """Give up what an interrupted ``reembed`` has left, and its disk; whether there was any. Raises StoreBusy while one is at work."""
         return self._engine.abandon(self.id)
 
+    def repair(self, *, check: bool = False) -> Repair:
+        """Read everything, and make anew what is derived from the records: the index of metadata and texts, checkpoints of others.
+
+        check   only look
+        Records are never changed; if they are damaged, nothing is. What was found is in the result.
+        Raises  NotImplementedError for a server's collection, StoreBusy, DiskFull
+        Cost    everything is read twice; writers wait while the index is made
+        """
+        return self._engine.repair(self.id, check=check)
+
     def compact(self) -> None:
         """Give back the disk and memory of deleted and replaced records. Queries go on meanwhile, writers wait."""
         self._engine.compact(self.id)
@@ -363,13 +241,3 @@ class Collection(CollectionCommon):
                 self._engine.write(self.id, batch, mode, rebuilt=None if vectors is given.vectors else rebuilt)
 
         self._current(write)
-
-
-def _expr(where_filter: Where | None, where_document: WhereDocument | None) -> Expr | None:
-    """Both filters as one expression; None if there is none."""
-    parts = []
-    if where_filter is not None:
-        parts.append(where.parse_where(where_filter))
-    if where_document is not None:
-        parts.append(where.parse_where_document(where_document))
-    return None if not parts else parts[0] if len(parts) == 1 else And(tuple(parts))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 from chroma_gpu.api.collection_model import Collection
@@ -12,10 +12,10 @@ from chroma_gpu.api.interfaces import ServerAPI
 from chroma_gpu.api.remote import wire
 from chroma_gpu.api.remote.connection import Connection
 from chroma_gpu.api.remote.functions import Functions
-from chroma_gpu.api.remote.table import RemoteTable
+from chroma_gpu.api.remote.table import RemoteTable, no_plans
 from chroma_gpu.api.remote.url import resolve_url
 from chroma_gpu.api.remote.writes import Writes
-from chroma_gpu.api.search.answer import SparseSettings
+from chroma_gpu.api.search.answer import SparseSettings, asks_for_words
 from chroma_gpu.api.search.plan import Search
 from chroma_gpu.api.types import Database, ReadLevel, SearchResult, UserIdentity
 from chroma_gpu.config import Settings
@@ -173,7 +173,12 @@ class Server(ServerAPI):
         *,
         rebuilt: int | None = None,
     ) -> SearchResult:
-        """Raises ChromaError on a server that cannot search, as Chroma's local one."""
+        """Raises ChromaError on a server that cannot search, as Chroma's local one; NotImplementedError for a text for #document."""
+        if any(asks_for_words(each) for each in searches):
+            raise NotImplementedError(
+                "A server does not rank by the words of documents: Knn with a text for #document is answered where records are kept "
+                "by this package. Give the collection a sparse vector index with a BM25 function, and search that."
+            )
         body = {"searches": [each.to_dict() for each in searches], "read_level": str(read_level)}
         said = self._http.read(*self._route(collection), "search", body=body)
         if said.get("metadatas") is not None:
@@ -181,6 +186,20 @@ class Server(ServerAPI):
                 None if each is None else [wire.metadata(metadata) for metadata in each] for each in said["metadatas"]
             ]
         return SearchResult(said)
+
+    def require_transforms(self) -> NoReturn:
+        """Raises NotImplementedError: a server has no request for them."""
+        raise NotImplementedError(
+            "A server does not know transforms. Open the data with a local client, as PersistentClient(path), to use them."
+        )
+
+    def require_plans(self) -> None:
+        """Raises NotImplementedError: a server does not tell how it comes by its answers."""
+        raise no_plans()
+
+    def explain(self, collection: UUID, search: Search, sparse: SparseSettings, *, rebuilt: int | None = None) -> NoReturn:
+        """Raises NotImplementedError."""
+        raise no_plans()
 
     def fork(self, collection: UUID, name: str) -> Entry:
         """Raises ChromaError on a server that cannot fork, as Chroma's local one."""
@@ -210,6 +229,10 @@ class Server(ServerAPI):
     def count(self, collection: UUID, read_level: ReadLevel) -> int:
         """As of the last write, or as the read level says."""
         return wire.number(self._http.get(*self._route(collection), "count", read_level=str(read_level)))
+
+    def repair(self, collection: UUID, *, check: bool = False) -> NoReturn:
+        """Raises NotImplementedError: no server offers it."""
+        raise NotImplementedError("A server's collection cannot be repaired from here. Use `chroma-gpu repair` where its files are.")
 
     def compact(self, collection: UUID) -> None:
         """Raises NotImplementedError: no server offers it."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from chroma_gpu.api.remote import wire
 from chroma_gpu.api.remote.connection import Connection
+from chroma_gpu.engine.transforms import Transforms
 from chroma_gpu.filter import Expr
 from chroma_gpu.records import Column, RecordBatch, Vectors
 
@@ -36,9 +37,16 @@ class RemoteTable:
         return wire.records(self._http.read(*self._route, "get", body=body), columns)
 
     def search(
-        self, queries: Vectors, k: int, expr: Expr | None, columns: frozenset[Column], *, ids: Sequence[str] | None = None
+        self,
+        queries: Vectors,
+        k: int,
+        expr: Expr | None,
+        columns: frozenset[Column],
+        *,
+        ids: Sequence[str] | None = None,
+        transformed: Transforms | None = None,
     ) -> wire.Answer:
-        """The k nearest records of each query, as the server finds them."""
+        """The k nearest records of each query, as the server finds them; ``transformed`` is None, see ``Server.require_transforms``."""
         body = {
             "ids": ids,
             "query_embeddings": queries.tolist(),
@@ -47,6 +55,10 @@ class RemoteTable:
             "include": wire.include(columns, distances=True),
         }
         return wire.answer(self._http.read(*self._route, "query", body=body), columns)
+
+    def explained(self, answer: Any, embedding: float = 0.0) -> NoReturn:
+        """Raises NotImplementedError."""
+        raise no_plans()
 
     def count(self) -> int:
         """How many records there are."""
@@ -80,3 +92,10 @@ class RemoteTable:
             if progress is not None:
                 progress(status["num_indexed_ops"], status["total_ops"])
             time.sleep(POLL_SECONDS)
+
+
+def no_plans() -> NotImplementedError:
+    """What is raised where a plan is asked for."""
+    return NotImplementedError(
+        "A server does not tell how it comes by its answers. Open the data with a local client, as PersistentClient(path), to explain."
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, cast
 
 from chroma_gpu.api import where
@@ -15,7 +15,9 @@ from chroma_gpu.api.search.expression import Expression, check_size, expect
 from chroma_gpu.api.search.plan import GroupBy, Limit, Search, Select
 from chroma_gpu.api.types import SearchResult
 from chroma_gpu.engine import ranking
-from chroma_gpu.engine.table import Ranked, Table
+from chroma_gpu.engine.explain import Explanation
+from chroma_gpu.engine.ranked import Question, Ranked
+from chroma_gpu.engine.table import Table
 from chroma_gpu.errors import InvalidArgumentError
 from chroma_gpu.filter import Expr
 from chroma_gpu.records import Column, Metadata, RecordBatch, SparseVector
@@ -39,38 +41,17 @@ _OPERATIONS: Final[Mapping[type[ranks.Rank], str]] = {
 _MOST: Final = 2**31 - 1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Question:
-    """One checked search as the engine understands it.
-
-    select  the names of the selected keys, sorted
-    """
-
-    rank: ranking.Rank | None
-    expr: Expr | None
-    groups: ranking.Groups | None
-    limit: int | None
-    offset: int
-    select: tuple[str, ...]
-
-    def asked(self, table: Table) -> Ranked:
-        """The table's answer. Raises DimensionMismatch."""
-        return table.rank(self.rank, self.expr, self._columns(), groups=self.groups, limit=self.limit, offset=self.offset)
-
-    def _columns(self) -> frozenset[Column]:
-        columns = {_COLUMNS.get(name, None if name.startswith("#") else Column.METADATA) for name in self.select}
-        return frozenset(column for column in columns if column is not None)
-
-
 def embedded(search: Search, embed: Callable[[str, str], Any]) -> Search:
-    """The same search with a vector in place of every text; ``embed(text, key)`` makes it.
+    """The same search with a vector in place of every text but those for #document; ``embed(text, key)`` makes it.
 
     Raises  TypeError for what is no Search, InvalidArgumentError for too large an expression, and what embed raises
     """
     expect(search, Search, "Expected searches to be Search objects")
 
     def change(knn: ranks.Knn) -> ranks.Rank:
-        return replace(knn, query=embed(knn.query, name_of(knn.key))) if isinstance(knn.query, str) else knn
+        if not isinstance(knn.query, str) or name_of(knn.key) == "#document":
+            return knn
+        return replace(knn, query=embed(knn.query, name_of(knn.key)))
 
     if search._rank is None:
         return search
@@ -78,15 +59,40 @@ def embedded(search: Search, embed: Callable[[str, str], Any]) -> Search:
     return search.rank(search._rank.mapped(change))
 
 
+def asks_for_words(search: Search) -> bool:
+    """Whether a search ranks by the words of documents."""
+    found = False
+
+    def look(knn: ranks.Knn) -> ranks.Rank:
+        nonlocal found
+        found = found or (isinstance(knn.query, str) and name_of(knn.key) == "#document")
+        return knn
+
+    if search._rank is not None:
+        search._rank.mapped(look)
+    return found
+
+
 def answered(searches: Sequence[Search], table: Table, sparse: SparseSettings) -> SearchResult:
-    """The answers of searches without texts. All of them are checked before the first is run.
+    """The answers of searches without texts. All of them are checked before the first is run; all see one state of the table.
 
     Raises  TypeError, ValueError, InvalidArgumentError, InvalidFilter, DimensionMismatch
     """
-    questions = [_question(each, sparse) for each in searches]
-    columns = [_by_name(each, each.asked(table)) for each in questions]
+    questions, selected = [], []
+    for each in searches:
+        question, select = _question(each, sparse)
+        questions.append(question)
+        selected.append(select)
+    columns = [_by_name(*each) for each in zip(selected, table.rank(questions), strict=True)]
     names = ("ids", "documents", "embeddings", "metadatas", "scores", "select")
     return SearchResult({name: [each[name] for each in columns] for name in names})
+
+
+def explained(search: Search, table: Table, sparse: SparseSettings) -> Explanation:
+    """How a search without texts is answered. Raises as ``answered`` does."""
+    question, _ = _question(search, sparse)
+    (found,) = table.rank([question])
+    return table.explained(found)
 
 
 def condition(search: Search) -> Expr | None:
@@ -97,8 +103,8 @@ def condition(search: Search) -> Expr | None:
     return where.parse_where(search._where.to_dict(), lenient=True)
 
 
-def _question(search: Search, sparse: SparseSettings) -> _Question:
-    """What a search without texts asks of the engine.
+def _question(search: Search, sparse: SparseSettings) -> tuple[Question, tuple[str, ...]]:
+    """What a search without texts asks of the engine, and the names of the keys it selects, sorted.
 
     Every part is read again from its JSON form, so that what was made without checks is checked here, in Chroma's words.
     Raises  TypeError, ValueError, InvalidArgumentError, InvalidFilter
@@ -108,14 +114,12 @@ def _question(search: Search, sparse: SparseSettings) -> _Question:
         _check_size(search._rank)
     said = search.to_dict()
     page = Limit.from_dict(said["limit"])
-    return _Question(
-        rank=None if said["rank"] is None else _rank(ranks.parsed(said["rank"]), sparse),
-        expr=expr,
-        groups=_groups(search._group_by),
-        limit=page.limit,
-        offset=page.offset,
-        select=tuple(sorted(Select.from_dict(said["select"]).to_dict()["keys"])),
-    )
+    rank = None if said["rank"] is None else _rank(ranks.parsed(said["rank"]), sparse)
+    groups = _groups(search._group_by)
+    select = tuple(sorted(Select.from_dict(said["select"]).to_dict()["keys"]))
+    columns = {_COLUMNS.get(name, None if name.startswith("#") else Column.METADATA) for name in select}
+    asked = frozenset(column for column in columns if column is not None)
+    return Question(rank, expr, asked, groups=groups, limit=page.limit, offset=page.offset), select
 
 
 def _check_size(part: Expression) -> None:
@@ -135,6 +139,8 @@ def _rank(rank: ranks.Rank, sparse: SparseSettings) -> ranking.Rank:
 def _leaf(knn: ranks.Knn, sparse: SparseSettings) -> ranking.Rank:
     key, limit = name_of(knn.key), min(knn.limit, _MOST)
     default = None if knn.default is None else _number("$knn default", knn.default)
+    if isinstance(knn.query, str):
+        return ranking.TextNear(knn.query, limit, default, knn.return_rank)
     if not isinstance(knn.query, SparseVector):
         if key != "#embedding":
             raise InvalidArgumentError(
@@ -178,18 +184,18 @@ def _groups(group_by: GroupBy) -> ranking.Groups | None:
     return ranking.Groups(tuple(said["keys"]), aggregate["k"], by, largest=token == "$max_k")  # noqa: S105
 
 
-def _by_name(asked: _Question, found: Ranked) -> dict[str, Any]:
+def _by_name(select: tuple[str, ...], found: Ranked) -> dict[str, Any]:
     """One search's part of each column; None for what it did not select."""
     records, n = found.records, len(found.records)
     scores: list[Any] = [None] * n if found.scores is None else found.scores.tolist()
-    fields = frozenset(name for name in asked.select if not name.startswith("#"))
+    fields = frozenset(name for name in select if not name.startswith("#"))
     return {
         "ids": records.ids,
-        "documents": list(records.documents or ()) if "#document" in asked.select else None,
-        "embeddings": _embeddings(records) if "#embedding" in asked.select else None,
-        "metadatas": _metadatas(records, None if "#metadata" in asked.select else fields),
-        "scores": scores if "#score" in asked.select else None,
-        "select": list(asked.select),
+        "documents": list(records.documents or ()) if "#document" in select else None,
+        "embeddings": _embeddings(records) if "#embedding" in select else None,
+        "metadatas": _metadatas(records, None if "#metadata" in select else fields),
+        "scores": scores if "#score" in select else None,
+        "select": list(select),
     }
 
 

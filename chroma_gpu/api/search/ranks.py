@@ -107,8 +107,9 @@ class Val(Rank):
 class Knn(Rank):
     """The distance of the nearest records to a query; records that are not among them have no score.
 
-    query        a text, which is embedded when it is searched; a dense vector; or a SparseVector
-    key          #embedding, or the metadata key that holds sparse vectors
+    query        a text, which is embedded when it is searched, but for #document; a dense vector; or a SparseVector
+    key          #embedding; the metadata key that holds sparse vectors; or #document: records are ranked by what their documents have
+                 to do with the words of the text, by BM25, and the distance is 1 - BM25. A server does not do that
     limit        how many records are found
     default      the score of records that another operand of the expression found and this one did not; None leaves them out
     return_rank  score by position 0, 1, 2, ... instead of distance
@@ -333,8 +334,8 @@ def _parse_knn(said: Any) -> Rank:
     expect(said, dict, "$knn requires a dict")
     if "query" not in said:
         raise ValueError("$knn requires 'query' field")
-    query = _parse_query(said["query"])
     key, limit, ranked = said.get("key", "#embedding"), said.get("limit", NEIGHBOURS), said.get("return_rank", False)
+    query = said["query"] if key == "#document" and isinstance(said["query"], str) else _parse_query(said["query"])
     expect(key, str, "$knn key must be a string")
     expect(limit, int, "$knn limit must be an integer")
     if limit <= 0:
