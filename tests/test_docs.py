@@ -19,7 +19,7 @@ ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 
 def test_the_readme_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    first, alias, more = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    first, alias, more, steps = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     scope: dict[str, object] = {}
     exec(compile(first, "README.md", "exec"), scope)  # the last line is the query
     result = scope["packages"].query(query_texts=["plot charts"], n_results=1, where={"year": {"$gte": 2020}})
@@ -29,6 +29,10 @@ def test_the_readme_examples_run(tmp_path, monkeypatch):
     (rows,) = scope["found"].rows()
     assert [row["document"] for row in rows] == ["How to plot charts", "Attention is all you need"]
     assert scope["draft"].configuration_json["embedding_function"]["name"] == "hashing"
+    exec(compile(steps, "README.md", "exec"), scope)
+    assert scope["papers"].search(scope["Search"]().rank(scope["words"]))["ids"] == [["2"]]
+    asked = scope["papers"].query(query_texts=["charts"], where_document={"$regex": "(?i)plot|draw"}, transforms=scope["steps"])
+    assert asked["ids"] == [["1"]]
     scope["client"].close()
 
 
