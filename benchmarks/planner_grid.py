@@ -88,7 +88,7 @@ def cell(
     taken: dict[str, int] = defaultdict(int)
     for number, query in enumerate(queries):
         mask = RowSet.where(passing(vectors, query, metric, share, kind, number))
-        plan = nearest.plan(1, len(query), k, mask.size, len(mask))
+        plan = nearest.plan(query[None], k, mask, len(mask))
         taken[plan.name] += 1
         # By these costs no index begins with an exact scan, so that each shows what it is.
         keen = replace(indexes.costs, call=1e12, doubt=0.0)
@@ -137,6 +137,8 @@ def _in_turns(
             costs = None if name == "planner" else keen
             nearest.run(way, query, mask, costs)  # a way that reads all vectors leaves the caches of the next one empty
             before = perf_counter()
+            if name == "planner":
+                nearest.plan(query, plan.k, mask, plan.candidates)
             found[name] = nearest.run(way, query, mask, costs)
             took = 1e6 * (perf_counter() - before)
             spent[name] = min(took, spent.get(name, took))

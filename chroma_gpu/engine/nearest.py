@@ -14,6 +14,7 @@ import numpy as np
 from chroma_gpu.engine import planner
 from chroma_gpu.engine.indexes import Indexes
 from chroma_gpu.engine.planner import Plan, Way
+from chroma_gpu.engine.probe import Probe
 from chroma_gpu.index import answers, exact
 from chroma_gpu.index.cost import Costs
 from chroma_gpu.records import Hits, Metric, Vectors, VectorSource
@@ -63,6 +64,7 @@ class Nearest:
         self._source = source
         self._metric = metric
         self._indexes = indexes
+        self._probe = Probe(source, metric)
         self._last: Plan | None = None
         self._lock = threading.Lock()
         self._due = 0.0
@@ -71,30 +73,20 @@ class Nearest:
 
     def search(self, queries: Vectors, k: int, candidates: RowSet, count: int) -> tuple[Hits, Plan]:
         """The k nearest candidates of each query, and how they were found.  count: how many candidates there are"""
-        plan = self.plan(len(queries), queries.shape[1], k, candidates.size, count)
+        plan = self.plan(queries, k, candidates, count)
         hits = self.run(plan, queries, candidates)
         self._last = plan
         if self._is_checked(plan):
             self._keep(check(self, plan, queries, candidates))
         return hits, plan
 
-    def plan(self, queries: int, dim: int, k: int, rows: int, count: int) -> Plan:
-        """What would be done with so many queries."""
-        indexes, settings = self._indexes, self._indexes.settings
-        plan = planner.plan(
-            count,
-            rows,
-            k,
-            queries,
-            dim,
-            indexes.choices(),
-            indexes.costs,
-            norms=indexes.norms(rows) is not None,
-            recall=settings.recall,
-            last=self._last,
-        )
-        forced = next((each for each in plan.considered if str(each) == self.force), None)
-        return plan if forced is None else plan.taking(forced)
+    def plan(self, queries: Vectors, k: int, candidates: RowSet, count: int) -> Plan:
+        """What would be done with some queries."""
+        plan = self._planned(queries, k, candidates.size, count)
+        if plan.recall != 1.0 and count < candidates.size and self.force is None:
+            missing = self._probe.missing(queries, candidates, count)
+            return self._planned(queries, k, candidates.size, count, missing) if missing else plan
+        return plan
 
     def run(self, plan: Plan, queries: Vectors, candidates: RowSet, costs: Costs | None = None) -> Hits:
         """The answer by a plan, which may be another than the planner's: ``Plan.taking``.
@@ -134,6 +126,24 @@ class Nearest:
             "worst": max(regrets),
             "recall": min(each.recall for each in checks),
         }
+
+    def _planned(self, queries: Vectors, k: int, rows: int, count: int, missing: float = 0.0) -> Plan:
+        indexes, settings = self._indexes, self._indexes.settings
+        plan = planner.plan(
+            count,
+            rows,
+            k,
+            len(queries),
+            queries.shape[1],
+            indexes.choices(),
+            indexes.costs,
+            norms=indexes.norms(rows) is not None,
+            recall=settings.recall,
+            missing=missing,
+            last=self._last,
+        )
+        forced = next((each for each in plan.considered if str(each) == self.force), None)
+        return plan if forced is None else plan.taking(forced)
 
     def _is_checked(self, plan: Plan) -> bool:
         share = self._indexes.settings.plan_check

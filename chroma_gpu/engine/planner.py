@@ -125,6 +125,7 @@ def plan(
     *,
     norms: bool = True,
     recall: float = 0.0,
+    missing: float = 0.0,
     last: Plan | None = None,
 ) -> Plan:
     """The cheapest way that keeps the answer right.
@@ -132,6 +133,7 @@ def plan(
     candidates  live rows that pass the filter; rows: all rows of the table; queries: how many vectors are asked at once
     norms       whether the lengths of all rows are known, as they are once an index has taken them in
     recall      least share of the neighbours that a way must promise; 0 takes those of which nothing can be said, too
+    missing     share of the candidates that are missing near the queries (``Probe``): so often an approximate way is in vain
     last        the plan before this one. If it was for nearly the same question, its way is kept while another is not clearly
                 better, but only among exact ways, so that the answer does not depend on what was asked before
     """
@@ -143,7 +145,7 @@ def plan(
         Considered(Way.SCAN, None, costs.exact_block(rows, candidates, dim, queries, norms=norms), 1.0),
     ]
     ways += [
-        _asked(each, candidates / rows, rows, k, queries, dim, costs, norms)
+        _asked(each, candidates / rows, rows, k, queries, dim, costs, norms, missing)
         for each in indexes
         if not (each.traits.exact and each.traits.device == "cpu")  # that is what gather and scan are
     ]
@@ -152,7 +154,9 @@ def plan(
     return Plan(taken.way, taken.kind, candidates, rows, k, taken.cost, tuple(ways), queries)
 
 
-def _asked(index: Choice, share: float, rows: int, k: int, queries: int, dim: int, costs: Costs, norms: bool) -> Considered:
+def _asked(
+    index: Choice, share: float, rows: int, k: int, queries: int, dim: int, costs: Costs, norms: bool, missing: float
+) -> Considered:
     """Asking an index, and scoring exactly what it does not hold yet."""
     held = min(index.rows, rows)
     passing = max(1, round(share * held))
@@ -160,12 +164,13 @@ def _asked(index: Choice, share: float, rows: int, k: int, queries: int, dim: in
     recall: float | None = 1.0
     if index.spec.kind == "codes":
         width, fetch = code_width(dim), codes_fetch(k)
-        once = min(costs.codes(held, passing, width, fetch), costs.codes_skipping(held, passing, width, fetch))
-        asked, recall = queries * (1 + costs.widened) * once, CODES_RECALL
+        whole, skipping = costs.codes(held, passing, width, fetch), costs.codes_skipping(held, passing, width, fetch)
+        asked = queries * (1 + costs.widened) * min(whole, skipping) + (missing * exactly if whole < skipping else 0.0)
+        recall = CODES_RECALL
     elif index.spec.kind == "hnsw":
         masked = passing < held
         fetch, ef = costs.graph_ef(int(index.spec.params.get("ef_search", 200)), k, held, passing)
-        asked = queries * costs.graph(ef, dim, fetch, masked=masked) + (costs.doubt * exactly if masked else 0.0)
+        asked = queries * costs.graph(ef, dim, fetch, masked=masked) + (max(costs.doubt, missing) * exactly if masked else 0.0)
         recall = None if masked else costs.found
     else:
         asked = min(way.cost for way in gpu_ways(index.card or Card.unknown(), held, passing, dim, queries) if way.built)

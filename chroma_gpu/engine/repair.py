@@ -41,8 +41,8 @@ def repaired(store: RecordStore, checkpoints: Path | None, *, check: bool) -> Re
     A crash leaves the old index.
     """
     findings = store.verify()
-    records = [finding for finding in findings if REPAIR not in finding]
-    index = [finding for finding in findings if REPAIR in finding]
+    records = [finding for finding in findings if not finding.endswith(REPAIR)]
+    index = [finding for finding in findings if finding.endswith(REPAIR)]
     broken = [] if checkpoints is None else checkpoint.broken(checkpoints)
     if check or records:
         return Repair(records, index, broken, rebuilt=False)

@@ -242,10 +242,11 @@ def _best(found: Sequence[_Scored], n_queries: int, k: int) -> Hits:
     owners, rows, distances, changed = (np.concatenate(column) for column in zip(*found, strict=True))
     order = np.lexsort((rows, distances, changed, owners))
     sizes = np.bincount(owners, minlength=n_queries)
+    k = min(k, int(sizes.max()))
     place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     inside = place < k
     order, place = order[inside], place[inside]
-    hits = Hits.empty(n_queries, min(k, int(sizes.max())))
+    hits = Hits.empty(n_queries, k)
     hits.rows[owners[order], place] = rows[order]
     hits.distances[owners[order], place] = changed[order]
     hits.counts[:] = np.minimum(sizes, k)

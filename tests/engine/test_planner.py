@@ -199,3 +199,12 @@ def test_k_is_at_most_the_candidates_and_every_way_is_told():
 )
 def test_which_indexes_are_kept(index, rows, faiss, gpu, kinds):
     assert wanted(Settings(index=index), rows, faiss=faiss, gpu=gpu) == kinds
+
+
+def test_where_what_is_near_is_ruled_out_approximate_ways_cost_the_exact_one_too():
+    blind = plan(500_000, MILLION, 10, 1, 128, BOTH)
+    warned = plan(500_000, MILLION, 10, 1, 128, BOTH, missing=1.0)
+    assert blind.recall != 1.0
+    assert warned.recall == 1.0
+    costs = {str(each): each.cost for each in warned.considered}
+    assert all(costs[str(each)] >= each.cost for each in blind.considered)
