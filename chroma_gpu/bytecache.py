@@ -50,7 +50,7 @@ class Section:
             return entry[0]
 
     def put(self, key: Hashable, value: Any, nbytes: int) -> None:
-        """Keep a value that takes so many bytes. One that is larger than the cache, or of a dropped section, is not kept."""
+        """Keep a value that takes so many bytes together with its key. One that is larger than the cache, or of a dropped section, is not kept."""
         cache = self._cache
         nbytes += _ENTRY
         with cache._lock:

@@ -7,7 +7,7 @@ of such a run is a word, and every pair of neighbours is one. Accents stay, noth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -62,20 +62,29 @@ def grams(texts: Sequence[bytes], places: Places) -> Postings:
 
     Cost  about 20 ns a byte; at most 24 bytes of memory a byte of text
     """
-    slices = [_grams_of(part, places[first : first + len(part)]) for first, part in _slices(texts)]
-    return _grouped(slices[0] if len(slices) == 1 else np.sort(np.concatenate(slices), kind="stable"))
+    parts, owners = _parts(texts, _cut_anywhere)
+    at = places[owners]
+    slices = [_grams_of(some, at[first : first + len(some)]) for first, some in _slices(parts)]
+    if len(slices) == 1:
+        return _grouped(slices[0])
+    packed = np.sort(np.concatenate(slices), kind="stable")
+    return _grouped(packed[_firsts(packed)])
 
 
 def words(texts: Sequence[bytes], places: Places) -> tuple[Postings, Lengths]:
     """The words of UTF-8 texts by their hashes, and how many each text has, [len(texts)] uint16, at most LONGEST.
 
+    A text of more than 16 MB is read in parts: where it has no space for 64 KB, a word may be cut in two.
+
     Cost  about 20 ns a byte, ten times that for texts beyond ASCII
     """
     slices, lengths = [], np.zeros(len(texts), np.int64)
-    for first, part in _slices(texts):
-        hashes, owners = _words_of(part)
-        lengths[first : first + len(part)] = np.bincount(owners, minlength=len(part))
-        slices.append(np.sort(hashes << _16 | places[first : first + len(part)][owners]))
+    parts, of = _parts(texts, _cut_between_words)
+    for first, some in _slices(parts):
+        hashes, found_in = _words_of(some)
+        owners = of[first : first + len(some)][found_in]
+        lengths += np.bincount(owners, minlength=len(texts))
+        slices.append(np.sort(hashes << _16 | places[owners]))
     packed = slices[0] if len(slices) == 1 else np.sort(np.concatenate(slices), kind="stable")
     return _grouped(packed, counted=True), np.minimum(lengths, LONGEST).astype(np.uint16)
 
@@ -89,6 +98,37 @@ def hashes(text: str) -> tuple[Keys, npt.NDArray[np.int64]]:
 _16: Final = np.uint64(16)
 _SLICE: Final = 16 << 20
 """Bytes of text that are worked on at once."""
+_WINDOW: Final = 1 << 16
+
+
+def _parts(texts: Sequence[bytes], cut: Callable[[bytes], Iterator[bytes]]) -> tuple[Sequence[bytes], npt.NDArray[np.int64]]:
+    """The texts, very long ones cut, and which text each is of."""
+    if max(map(len, texts), default=0) <= _SLICE:
+        return texts, np.arange(len(texts))
+    parts = [list(cut(text)) if len(text) > _SLICE else [text] for text in texts]
+    return [part for some in parts for part in some], np.repeat(np.arange(len(texts)), list(map(len, parts)))
+
+
+def _cut_anywhere(text: bytes) -> Iterator[bytes]:
+    """Parts that have two bytes in common, so that every three-byte string is in one."""
+    for first in range(0, len(text) - 2, _SLICE):
+        yield text[first : first + _SLICE + 2]
+
+
+def _cut_between_words(text: bytes) -> Iterator[bytes]:
+    _, in_words = _ascii_tables()
+    first = 0
+    while len(text) - first > _SLICE:
+        stop = first + _SLICE
+        window = np.frombuffer(text[max(stop - _WINDOW, first + 1) : stop], np.uint8)
+        between = np.flatnonzero((window < 128) & ~in_words[window])
+        if len(between):
+            stop += int(between[-1]) + 1 - len(window)
+        while stop > first + 1 and text[stop] & 0xC0 == 0x80:
+            stop -= 1
+        yield text[first:stop]
+        first = stop
+    yield text[first:]
 
 
 def _slices(texts: Sequence[bytes]) -> Iterator[tuple[int, Sequence[bytes]]]:

@@ -97,6 +97,29 @@ def test_slices_are_put_together(monkeypatch):
     assert lengths == words.words(texts, places)[1].tolist()
 
 
+@pytest.mark.parametrize("long", ["word and żółw, then Łódź. " * 9, "aaa bb " * 60, "ab" * 40 + " " + "cd" * 40 + "żółw " * 30])
+def test_a_long_text_is_read_in_parts(monkeypatch, long):
+    texts, places = [b"first", long.encode(), b"", b"last word"], np.array([1, 2, 700, 65_535], np.uint16)
+    grams, (found, lengths) = words.grams(texts, places), words.words(texts, places)
+    monkeypatch.setattr(words, "_SLICE", 100)
+    sizes, words_of_part = [], words._words_of
+    monkeypatch.setattr(words, "_words_of", lambda part: sizes.append(sum(map(len, part))) or words_of_part(part))
+    assert listed(words.grams(texts, places)) == listed(grams)
+    again, lengths_again = words.words(texts, places)
+    assert (listed(again), lengths_again.tolist()) == (listed(found), lengths.tolist())
+    assert max(sizes) <= 100 < len(texts[1])
+
+
+def test_a_text_without_spaces_is_cut_between_characters(monkeypatch):
+    text, place = "漢字żó" * 100, np.zeros(1, np.uint16)
+    whole = words.grams([text.encode()], place)
+    monkeypatch.setattr(words, "_SLICE", 100)
+    parts = list(words._cut_between_words(text.encode()))
+    assert "".join(part.decode() for part in parts) == text
+    assert max(map(len, parts)) <= 100
+    assert listed(words.grams([text.encode()], place)) == listed(whole)
+
+
 def test_counts_and_lengths_stop_at_their_limits():
     postings, lengths = words.words([b"a " * 70_000, b"b " * 255, b"c " * 256, b"d " * 65_535], np.arange(4, dtype=np.uint16))
     assert sorted(next(iter(each.values())) for each in listed(postings).values()) == [255] * 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self, get_args
 
@@ -72,6 +73,8 @@ class Chain:
         if chain.rerank is not None:
             if chain.rerank.takes == "documents" and said is None:
                 raise ValueError("Rerank compares documents with the text of a query: give query_texts too")
+            if None in (said or ()):
+                raise ValueError("Rerank needs one text for each query, got None for one of them")
             if len(chain.queries) != len(queries):
                 raise ValueError(f"Rerank needs one text for each query, got {len(chain.queries)} for {len(queries)}")
         return chain
@@ -183,19 +186,21 @@ def _places(found: Found, i: int) -> list[tuple[int, float]]:
 
 def _record(records: RecordBatch, at: int, distance: float) -> dict[str, Any]:
     columns = {"document": records.documents, "metadata": records.metadatas, "uri": records.uris}
-    record = {name: None if column is None else column[at] for name, column in columns.items()}
+    # Other queries may have found the record too, and the answer has it: a scorer may change its own.
+    record = {name: None if column is None else deepcopy(column[at]) for name, column in columns.items()}
     return {"id": records.ids[at], **record, "distance": distance}
 
 
 def _called(scorer: Any, query: Any, items: list[Any]) -> Scores:
     """The scores of a caller's function, or a model. Raises InvalidArgumentError for what are no scores, and what the function raises."""
+    n = len(items)  # before the function has the list
     said = scorer(query, items)
     try:
         scores = np.asarray(said, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # the last are torch's
         raise InvalidArgumentError(f"The function given to Rerank returned no list of numbers: {error}") from error
-    if scores.shape != (len(items),):
-        raise InvalidArgumentError(f"The function given to Rerank returned {scores.shape} scores for {len(items)} items.")
+    if scores.shape != (n,):
+        raise InvalidArgumentError(f"The function given to Rerank returned {scores.shape} scores for {n} items.")
     if not np.isfinite(scores).all():
         raise InvalidArgumentError("The function given to Rerank returned a score that is NaN or infinite.")
     return scores
@@ -204,7 +209,9 @@ def _called(scorer: Any, query: Any, items: list[Any]) -> Scores:
 def _as_distances(scores: Scores, distances: Scores) -> Scores:
     """Scores on the scale of distances: the best becomes the least of them, the worst the largest."""
     real = scores[np.isfinite(scores)]
-    near, far = float(distances.min()), float(distances.max())
+    most = float(np.finfo(np.float32).max)
+    # Infinite ones have no scale.
+    near, far = (float(np.clip(each, -most, most)) for each in (distances.min(), distances.max()))
     if not len(real):
         return np.full(len(scores), far)
     best, worst = float(real.max()), float(real.min())

@@ -65,8 +65,12 @@ class _Loaded:
         self._directory = directory
 
     def scores(self, query: str, documents: Sequence[str]) -> npt.NDArray[np.float64]:
-        with self._lock:
-            scores = np.asarray(self._model.predict([(query, each) for each in documents], show_progress_bar=False), np.float64)
+        try:
+            with self._lock:
+                found = self._model.predict([(query, each) for each in documents], show_progress_bar=False)
+        except Exception as error:
+            raise EmbeddingFailed(f"the cross-encoder in {self._directory} failed: {type(error).__name__}: {error}") from error
+        scores = np.asarray(found, np.float64)
         if scores.shape != (len(documents),):
             raise EmbeddingFailed(
                 f"the model in {self._directory} gives {scores[0].size} scores for a pair; a cross-encoder that ranks gives one."

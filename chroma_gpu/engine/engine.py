@@ -114,7 +114,7 @@ class Engine:
         while True:
             try:
                 with self.table(collection) as table:
-                    written = table.delete(table.rows(expr, ids=ids, limit=limit))
+                    written = table.remove(expr, ids=ids, limit=limit)
                     self._compact_soon(collection, table)
                     return written
             except Moved:

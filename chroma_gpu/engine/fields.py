@@ -61,7 +61,8 @@ class Fields:
         """
         with self._lock:
             view = self._view
-            if view is None or self._seq != seq or self._index is None or self._index.gone:
+            # A table that read its live rows anew may have more of them than its sequence number says.
+            if view is None or self._seq != seq or view.columns.size < size or self._index is None or self._index.gone:
                 self._view = None  # what fails half way starts anew at the next call
                 view = self._view = self._followed(store, size)
             return view

@@ -9,7 +9,7 @@ from time import perf_counter
 from chroma_gpu.engine.fields import FieldsView
 from chroma_gpu.engine.view import View
 from chroma_gpu.filter.evaluation import evaluate, evaluate_first
-from chroma_gpu.filter.expr import And, Expr, How, InRows, Or, Step, check_depth, documents
+from chroma_gpu.filter.expr import And, Expr, How, InRows, Or, Step, check_depth, documents, nbytes
 from chroma_gpu.records import NO_ROW, Rows
 from chroma_gpu.rowset import RowSet
 from chroma_gpu.store import Store
@@ -49,7 +49,7 @@ def passing(expr: Expr, within: RowSet, view: View, fields: FieldsView, seen: Se
         return found, (*steps[:-1], Step(expr, view.count, passed, 0, perf_counter() - start, How.KEPT))
     found, steps = evaluate(expr, within, fields.columns, seen)
     if key is not None:
-        fields.answers.put(key, (found, steps), found.words.nbytes)
+        fields.answers.put(key, (found, steps), found.words.nbytes + nbytes(expr))
     return found, steps
 
 

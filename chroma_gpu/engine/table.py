@@ -82,6 +82,20 @@ class Table:
         """Remove records; rows that are dead already are skipped. Raises Moved and the store's errors."""
         return self._store.delete(rows)
 
+    def remove(self, expr: Expr | None, *, ids: Sequence[str] | None = None, limit: int | None = None) -> Written:
+        """Remove the records of ``fetch``, as they are at one moment.
+
+        While others rewrite them over and over, as they were when they were found. Raises Moved and the store's errors.
+        """
+        for _ in range(ATTEMPTS):
+            try:
+                view = self._caught_up()
+                rows = self._page(view, expr, ids, limit, 0)
+                return self._store.delete(rows, seen=None if expr is None else view.seq)
+            except KeyError:
+                continue
+        return self._store.delete(self.rows(expr, ids=ids, limit=limit))
+
     def search(
         self,
         queries: Vectors,
@@ -113,6 +127,7 @@ class Table:
                 hits, plan = transforms.search(transformed, queries, k, candidates, self._reading(view), self._metric, trace)
             rows = np.unique(hits.rows[hits.rows != NO_ROW])
             records = self._store.read(rows, columns)
+            self._check_still(view, expr)
             trace.done("records")
             return Found(hits, records, {int(row): at for at, row in enumerate(rows)}, plan, steps, trace)
 
@@ -129,7 +144,9 @@ class Table:
             trace = Trace()
             view = self._caught_up()
             trace.seen(view)
-            return ranked.answers(questions, self._reading(view), trace)
+            found = ranked.answers(questions, self._reading(view), trace)
+            self._check_still(view, *(question.expr for question in questions))
+            return found
 
         return self._steady(attempt)
 
@@ -150,17 +167,23 @@ class Table:
         offset: int = 0,
     ) -> RecordBatch:
         """The records that satisfy ``expr`` and are among ``ids``, in insertion order, ``limit`` of them after the first ``offset``."""
-        return self._steady(lambda: self._store.read(self.rows(expr, ids=ids, limit=limit, offset=offset), columns))
+
+        def attempt() -> RecordBatch:
+            view = self._caught_up()
+            records = self._store.read(self._page(view, expr, ids, limit, offset), columns)
+            self._check_still(view, expr)
+            return records
+
+        return self._steady(attempt)
 
     def rows(self, expr: Expr | None, *, ids: Sequence[str] | None = None, limit: int | None = None, offset: int = 0) -> Rows:
         """The rows of ``fetch``."""
 
         def attempt() -> Rows:
             view = self._caught_up()
-            within, seen = self._within(view, ids)
-            if expr is None:
-                return view.page(within, offset, limit)
-            return filtering.page(expr, within, view, self._caught_up_fields(view), seen, offset, limit)[0]
+            rows = self._page(view, expr, ids, limit, offset)
+            self._check_still(view, expr)
+            return rows
 
         return self._steady(attempt)
 
@@ -236,6 +259,20 @@ class Table:
         texts = cache(lambda: self._caught_up_texts(view))
         return Reading(view, self._store, fields, candidates, partial(self._nearest, view), texts)
 
+    def _page(self, view: View, expr: Expr | None, ids: Sequence[str] | None, limit: int | None, offset: int) -> Rows:
+        within, seen = self._within(view, ids)
+        if expr is None:
+            return view.page(within, offset, limit)
+        return filtering.page(expr, within, view, self._caught_up_fields(view), seen, offset, limit)[0]
+
+    def _check_still(self, view: View, *exprs: Expr | None) -> None:
+        """Raises KeyError if records were rewritten in place since: what passes, and what was read of it, may be of several states."""
+        if all(expr is None for expr in exprs) or self._store.state().seq == view.seq:
+            return
+        changes = self._store.changes(view.seq)
+        if changes is None or (changes.touched < view.live.size).any():
+            raise KeyError("records were rewritten after the view was taken")
+
     def _candidates(
         self,
         view: View,
@@ -284,7 +321,7 @@ class Table:
             return self._texts.caught_up(self._store, view)
 
     def _steady(self, attempt: Callable[[], T]) -> T:
-        """Run a read again while rows die, or ids move to new rows, between finding and fetching them; in the end without writers."""
+        """Run a read again while rows die, move or are rewritten between finding and fetching them; in the end without writers."""
         for _ in range(ATTEMPTS):
             try:
                 return attempt()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from sys import getsizeof
 from typing import Any, Final, Protocol, TypeAlias, Union
 
 from chroma_gpu.errors import InvalidFilter
@@ -129,6 +130,19 @@ def to_dict(expr: Expr) -> dict[str, Any]:
             return {"#document": {expr.token: expr.operand}}
         case Operator():
             return {expr.field: {expr.token: list(expr.operand) if isinstance(expr.operand, tuple) else expr.operand}}
+
+
+def nbytes(expr: Expr) -> int:
+    """About the bytes that a tree, and a step for each of its nodes, hold in memory."""
+    if isinstance(expr, And | Or):
+        return _NODE + sum(map(nbytes, expr.children))
+    if isinstance(expr, InRows):
+        return _NODE + expr.rows.words.nbytes
+    operand = expr.ids if isinstance(expr, InIds) else expr.operand
+    return _NODE + sum(map(getsizeof, operand if isinstance(operand, tuple) else (operand,)))
+
+
+_NODE: Final = 400
 
 
 def only_documents(expr: Expr) -> bool:

@@ -247,7 +247,8 @@ class _Parser:
 
     def _repeated(self, found: _Matched) -> _Matched:
         while self._at < len(self._tokens) and self._tokens[self._at].flags is None:
-            text = self._tokens[self._at].text
+            spelled = self._tokens[self._at].text
+            text = spelled[:-1] if len(spelled) > 1 and spelled.endswith("?") else spelled  # fewest first: the same texts
             if text in _COUNTS:
                 least, most = _COUNTS[text]
             elif text[0] == "{":
@@ -256,7 +257,6 @@ class _Parser:
             else:
                 break
             self._at += 1
-            self._next("?")  # fewest first: the same texts
             found = found.repeated(least, most)
         return found
 

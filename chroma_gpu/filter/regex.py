@@ -68,11 +68,15 @@ class _Reader:
         self._at = 0
         self._flags = ""
         self._open: list[tuple[int, str]] = []  # of each open group: where it began and the flags before it
+        self._unrepeatable = ""  # why what was read last cannot be repeated
 
     def pieces(self) -> Iterator[Piece]:
         """The pattern in RE2's spelling."""
         while self._at < len(self._pattern):
+            if self._skipped():
+                continue
             char = self._pattern[self._at]
+            unrepeatable, self._unrepeatable = self._unrepeatable, ""
             if char == "\\":
                 yield self._escape()
             elif char == "[":
@@ -84,11 +88,13 @@ class _Reader:
                     raise self._error(self._at, self._at + 1, "unopened group")
                 self._flags = self._open.pop()[1]
                 yield Piece(self._taken(1))
-            elif char == "{":
-                yield Piece(self._count())
-            elif char in "|^$*+?":
+            elif char in "*+?{":
+                if unrepeatable:
+                    raise self._error(self._at, self._at + 1, unrepeatable)
+                yield Piece(self._repetition())
+            elif char in "|^$":
                 yield Piece(self._taken(1))
-            elif not self._skipped():
+            else:
                 yield self._one_of("." if self._taken(1) == "." else _literal(char))
         if self._open:
             start = self._open[-1][0]
@@ -114,8 +120,17 @@ class _Reader:
             raise self._error(start, self._at, "the flags R and -u are not supported")
         if opening["end"] == ":":
             self._open.append((start, self._flags))
+        else:  # RE2 would repeat what is before the flags
+            self._unrepeatable = "repetition operator missing expression"
         self._flags = "".join(flag for flag in "imsUx" if flag in self._flags + on and flag not in off)
         return _flags(on, off, opening["end"], "imsU")
+
+    def _repetition(self) -> str:
+        """How often, and whether the fewest times."""
+        repetition = self._count() if self._pattern[self._at] == "{" else self._taken(1)
+        # With the flag x, space may stand between: for RE2 a ? behind it would ask for the fewest times.
+        self._unrepeatable = "a repetition of a repetition is not supported"
+        return repetition + (self._taken(1) if self._pattern.startswith("?", self._at) else "")
 
     def _count(self) -> str:
         start = self._at

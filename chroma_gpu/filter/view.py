@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from functools import reduce
 from operator import and_, or_
+from sys import getsizeof
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -103,7 +104,8 @@ class KeptIndex:
         """``Inverted.among``."""
         if (kind, array) not in self.columns.get(field, ()):
             return RowSet.empty(self.rows)
-        return self._kept_or((field, kind, array, values), lambda: self._inverted.among(field, kind, array, values))
+        key = field, kind, array, values
+        return self._kept_or(key, lambda: self._inverted.among(field, kind, array, values), sum(map(getsizeof, values)))
 
     def having(self, field: str, kind: Kind | None, array: bool) -> RowSet:
         """``Inverted.having``."""
@@ -125,11 +127,11 @@ class KeptIndex:
     def _numbers(self, field: str, kind: Kind) -> Numbers:
         return self._kept_or(("#", field, kind), lambda: Numbers.of(kind, self.rows, self._inverted.numbers(field, kind)))
 
-    def _kept_or(self, key: Hashable, ask: Callable[[], T]) -> T:
+    def _kept_or(self, key: Hashable, ask: Callable[[], T], key_bytes: int = 0) -> T:
         found: T | None = self._kept.get(key)
         if found is None:
             found = self._asked(ask)
-            self._kept.put(key, found, found.words.nbytes if isinstance(found, RowSet) else found.nbytes)
+            self._kept.put(key, found, key_bytes + (found.words.nbytes if isinstance(found, RowSet) else found.nbytes))
         return found
 
     def _asked(self, ask: Callable[[], A]) -> A:

@@ -138,8 +138,12 @@ class Store(Protocol):
         """
         ...
 
-    def delete(self, rows: Rows) -> Written:
-        """Remove records in one transaction; rows that are dead already are skipped."""
+    def delete(self, rows: Rows, *, seen: int | None = None) -> Written:
+        """Remove records in one transaction; rows that are dead already are skipped.
+
+        seen    the sequence number as of which they were chosen
+        Raises  KeyError if one of them was rewritten in place since; nothing was removed then
+        """
         ...
 
     def set_dim(self, dim: int) -> None:

@@ -7,7 +7,6 @@ from itertools import islice
 from typing import Final
 from zlib import crc32
 
-import msgspec
 import numpy as np
 
 from chroma_gpu.errors import CorruptRecord, InvalidArgumentError, StoreBusy, StoreError
@@ -21,11 +20,12 @@ from chroma_gpu.store.encoding import (
     DOCUMENTS,
     IDS,
     INVERTED,
+    MALFORMED,
     RECORDS,
     SUMMED,
     Summary,
     decode_change,
-    decode_name,
+    decode_record,
     id_key,
     id_payload,
     read_summary,
@@ -116,7 +116,7 @@ class _Audit:
     def findings(self) -> Iterator[str]:
         yield from self._vector_file()
         checks = dict.fromkeys(SUMMED, self._nothing)
-        checks |= {RECORDS: self._record, DOCUMENTS: self._owned, BIRTHS: self._birth, DEAD: self._bits, CHANGES: self._change}
+        checks |= {RECORDS: self._record, DOCUMENTS: self._document, BIRTHS: self._birth, DEAD: self._bits, CHANGES: self._change}
         derived_sound = True
         for at, table in enumerate(SUMMED):
             check, advice = checks[table], f". {REPAIR}" if table in INVERTED else ""
@@ -127,9 +127,12 @@ class _Audit:
                 try:
                     payload = opened(table, key, value) if advice else unseal(table, key, value)
                     yield from (f"table {table}: {finding}" for finding in check(key, payload))
-                except (CorruptRecord, msgspec.MsgspecError) as error:
+                except CorruptRecord as error:
                     derived_sound = derived_sound and not advice
                     yield str(error)
+                except (StoreError, *MALFORMED) as error:
+                    derived_sound = False
+                    yield f"table {table}: the value of {key!r} cannot be read ({error}). Restore it from a copy."
             if count != self._summary.counts[at]:
                 yield f"table {table} has {count} keys, not {self._summary.counts[at]}{advice}"
             if total % (1 << 64) != self._summary.digests[at]:
@@ -151,7 +154,7 @@ class _Audit:
         yield from ()
 
     def _record(self, key: bytes, payload: bytes) -> Iterator[str]:
-        row, record = row_of(key), decode_name(payload)
+        row, record = row_of(key), decode_record(payload)
         if row >= self._summary.rows:
             yield f"row {row} is not below {self._summary.rows}"
             return
@@ -162,6 +165,10 @@ class _Audit:
             yield f"row {row} is of id {record.id!r}, but the id table does not lead to it"
         if self._readable and crc32(self._vectors.block(row, row + 1).data) != record.vector:
             yield f"the vector of row {row} (id {record.id!r}) is damaged"
+
+    def _document(self, key: bytes, payload: bytes) -> Iterator[str]:
+        payload.decode()
+        yield from self._owned(key, payload)
 
     def _owned(self, key: bytes, payload: bytes) -> Iterator[str]:
         if row_of(key) >= self._summary.rows or not self._live[row_of(key)]:

@@ -134,6 +134,9 @@ def _unpacked(code: int, data: memoryview) -> SparseVector:
     return vector
 
 
+MALFORMED: Final = (msgspec.MsgspecError, struct.error, ValueError, TypeError, IndexError, OverflowError)
+"""What reading a payload raises that is sealed, but not what it should be."""
+
 SPARSE_CODE: Final = 1
 _decode_sparse: Final = msgspec.msgpack.Decoder(tuple[bytes, bytes, list[str] | None]).decode
 decode_record: Final = msgspec.msgpack.Decoder(Record, ext_hook=_unpacked).decode

@@ -149,8 +149,15 @@ class RecordStore:
         draft = Draft.of(batch, mode)
         return self._commit(lambda txn: write_batch(txn, self._log, draft, mode, self._indexing))
 
-    def delete(self, rows: Rows) -> Written:
-        return self._commit(lambda txn: delete_rows(txn, rows))
+    def delete(self, rows: Rows, *, seen: int | None = None) -> Written:
+        def work(txn: Transaction) -> tuple[Written, Summary]:
+            if seen is not None:
+                since = _changes(txn, read_summary(txn), seen)
+                if since is None or np.isin(since.touched, rows).any():
+                    raise KeyError("a record was rewritten after it was chosen")
+            return delete_rows(txn, rows)
+
+        return self._commit(work)
 
     def set_dim(self, dim: int) -> None:
         self._commit(lambda txn: set_dim(txn, dim))
@@ -236,16 +243,10 @@ class RecordStore:
     def changes(self, since: int) -> Changes | None:
         with self._keyvalue.read() as txn:
             summary = read_summary(txn)
-            if not summary.log_first - 1 <= since <= summary.seq:
-                return None
-            entries = [decode_change(unseal(CHANGES, *item)) for item in txn.scan(CHANGES, pack_seq(since + 1))]
-        self._publish(summary)
-        if len(entries) != summary.seq - since:
-            raise CorruptRecord(f"the log has {len(entries)} changes after {since}, not {summary.seq - since}.")
-        first = entries[0].first if entries else summary.rows
-        dead = rows_in(b"".join(entry.dead for entry in entries))
-        touched = rows_in(b"".join(entry.touched for entry in entries))
-        return Changes(summary.seq, first, summary.rows, dead, np.unique(touched))
+            found = _changes(txn, summary, since)
+        if found is not None:
+            self._publish(summary)
+        return found
 
     def inverted(self, folds: int) -> InvertedReader:
         return InvertedReader(self._keyvalue, folds)
@@ -303,3 +304,15 @@ class RecordStore:
             if crc != record.vector:
                 raise CorruptRecord(f"the vector of row {row} (id {record.id!r}) is damaged.", hint="Restore it from a copy.")
         return vectors
+
+
+def _changes(txn: Transaction, summary: Summary, since: int) -> Changes | None:
+    if not summary.log_first - 1 <= since <= summary.seq:
+        return None
+    entries = [decode_change(unseal(CHANGES, *item)) for item in txn.scan(CHANGES, pack_seq(since + 1))]
+    if len(entries) != summary.seq - since:
+        raise CorruptRecord(f"the log has {len(entries)} changes after {since}, not {summary.seq - since}.")
+    first = entries[0].first if entries else summary.rows
+    dead = rows_in(b"".join(entry.dead for entry in entries))
+    touched = rows_in(b"".join(entry.touched for entry in entries))
+    return Changes(summary.seq, first, summary.rows, dead, np.unique(touched))

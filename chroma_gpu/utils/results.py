@@ -37,7 +37,7 @@ def _add_query_fields(data_dict: dict[str, Any], query_result: Mapping[str, Any]
     """Put one query's included columns into a dictionary, under singular names."""
     for name in query_result["included"]:
         values = query_result.get(name)
-        if values is None:
+        if values is None or name == "plan":  # of the whole call
             continue
         if isinstance(values, list) and values:
             values = values[query_idx]

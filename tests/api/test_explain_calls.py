@@ -16,6 +16,7 @@ from chroma_gpu.api.remote.server import Server
 from chroma_gpu.api.remote.table import RemoteTable
 from chroma_gpu.errors import DimensionMismatch
 from chroma_gpu.utils.embedding_functions import HashingEmbeddingFunction
+from chroma_gpu.utils.results import query_result_to_dfs
 
 ROWS, DIM = 6_000, 16
 RNG = np.random.default_rng(11)
@@ -83,6 +84,15 @@ def test_a_query_may_include_its_plan(collection):
     assert result.to_pandas().shape == (10, 5)
 
 
+def test_a_plan_is_no_column():
+    with chroma_gpu.EphemeralClient(chroma_gpu.Settings(allow_reset=True)) as client:
+        made = client.create_collection("frames", embedding_function=None)
+        made.add(ids=["a"], embeddings=[[1.0, 2.0]])
+        result = made.query(query_embeddings=[[1.0, 2.0]], include=["distances", "plan"])
+    (frame,) = query_result_to_dfs(result)
+    assert frame.columns.tolist() == ["distance"]
+
+
 def test_a_search_is_explained_leaf_by_leaf(collection):
     near = Knn("text 7", limit=20) + Knn("text 9", limit=20) + Knn("text 8", limit=10)
     told = collection.explain(Search().where(K("lang") == "de").rank(near).limit(5))
@@ -103,6 +113,9 @@ def test_what_query_refuses_is_refused(collection):
         collection.explain(query_embeddings=[[1.0, 2.0]])
     with pytest.raises(TypeError, match="Search"):
         collection.explain({"where": {}})
+    for more in ({"n_results": 3}, {"where": WHERE}, {"query_texts": "a"}):
+        with pytest.raises(ValueError, match="not both"):
+            collection.explain(Search(), **more)
 
 
 @pytest.mark.parametrize("include", [["plan"], ["documents", "plan"]])

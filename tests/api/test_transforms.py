@@ -179,6 +179,31 @@ def test_rerank_by_records(points):
     assert records[1] == {"id": "p8", "document": "8 0", "metadata": {"n": 8, "odd": False}, "uri": None, "distance": 1.0}
 
 
+def test_a_scorer_may_change_what_it_is_given(points):
+    def score(query, records):
+        scores = [record["metadata"].pop("n") for record in records]
+        records.clear()
+        return scores
+
+    found = points.query([[0.0, 0.0]] * 2, n_results=2, transforms=[Rerank(score, fetch=2, takes="records")])
+    assert (ids(found), found["scores"]) == ([["p1", "p0"]] * 2, [[1.0, 0.0]] * 2)
+    assert [[metadata["n"] for metadata in each] for each in found["metadatas"]] == [[1, 0]] * 2
+
+
+def test_a_scorer_may_return_a_tensor_that_cannot_be_read(points):
+    import torch
+
+    with pytest.raises(InvalidArgumentError, match=r"no list of numbers: .*detach"):
+        points.query(
+            [0.0, 0.0], transforms=[Rerank(lambda _, items: torch.ones(len(items), requires_grad=True), takes="records")]
+        )
+
+
+def test_any_number_may_be_asked_for(points):
+    found = points.query([0.0, 0.0], n_results=10**20, transforms=[Boost({"odd": True}, add=100.0), Diversify(1.0, fetch=10**30)])
+    assert ids(found) == [["p0", "p2", "p4", "p6", "p8", "p1", "p3", "p7", "p9"]]
+
+
 def test_nothing_found_is_not_scored(points):
     never = Rerank(lambda *_: pytest.fail("nothing to score"), takes="records")
     found = points.query([0.0, 0.0], where={"n": 99}, transforms=[never, Diversify(), Boost({"n": 1}, add=1), MaxDistance(1)])
@@ -229,6 +254,14 @@ def test_diversify_after_rerank_goes_by_scores(points):
     found = points.query(query_texts=["0 0"], n_results=9, transforms=[same, Diversify(1.0)])
     assert [score for score in found["scores"][0] if score == 1.0] == [1.0] * 5
     assert set(ids(found)[0][:5]) == {"p0", "p2", "p4", "p6", "p8"}
+
+
+def test_scores_have_a_scale_where_distances_have_none(client):
+    made = client.create_collection("far", embedding_function=None)
+    made.add(ids=["a", "b", "c"], embeddings=[[0.0], [3e38], [-3e38]])
+    chain = [Rerank(lambda query, records: [ord(record["id"]) for record in records], takes="records"), Diversify(1.0)]
+    found = made.query([0.0], transforms=chain)
+    assert (ids(found), found["scores"]) == ([["c", "b", "a"]], [[99.0, 98.0, 97.0]])
 
 
 def test_the_asynchronous_collection_takes_them_too():
@@ -298,6 +331,8 @@ def test_wrong_combinations_are_refused_before_anything_runs(points, function):
         points.query([0.0, 0.0], transforms=[Rerank(len)])
     with pytest.raises(ValueError, match="one text for each query, got 2 for 1"):
         points.query([0.0, 0.0], query_texts=["a", "b"], transforms=[Rerank(len)])
+    with pytest.raises(ValueError, match="one text for each query, got None"):
+        points.query([0.0, 0.0], query_texts=[None], transforms=[Rerank(len)])
     assert function.seen == []
 
 
@@ -316,6 +351,7 @@ def test_what_is_not_there_or_does_not_fit(points):
         ("ab", "no list of numbers"),
         ([1.0, math.nan], "NaN"),
         ([1.0, math.inf], "inf"),
+        ([1.0, 10**400], "too large"),
     ],
 )
 def test_scores_that_are_none(points, scores, match):
@@ -371,6 +407,17 @@ def test_a_cross_encoder_scores_as_its_library_does(texts, cross_encoders):
         found = texts.query([0.0], query_texts=["a kitten"], transforms=[Rerank(name, device="cpu")])
         assert ids(found) == [["abcd"[at] for at in order]]
         np.testing.assert_allclose(found["scores"][0], scores[order], rtol=1e-5)
+
+
+def test_what_a_cross_encoder_raises_is_ours(texts, cross_encoders, monkeypatch):
+    from sentence_transformers import CrossEncoder
+
+    def broken(*arguments, **options):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(CrossEncoder, "predict", broken)
+    with pytest.raises(EmbeddingFailed, match="failed: RuntimeError: out of memory"):
+        texts.query([0.0], query_texts=["a kitten"], transforms=[Rerank(cross_encoders[1], device="cpu")])
 
 
 def test_cross_encoders_that_cannot_be_used(texts, cross_encoders, tmp_path):

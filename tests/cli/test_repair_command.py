@@ -8,6 +8,7 @@ import pytest
 import chroma_gpu
 from chroma_gpu.cli import main
 from chroma_gpu.store.encoding import FIELDS, POSTINGS, RECORDS
+from chroma_gpu.store.inverted.layout import REPAIR
 from chroma_gpu.store.record_store import RecordStore
 from chroma_gpu.store.seal import seal, unseal
 
@@ -113,6 +114,19 @@ def test_a_damaged_vector_is_named_by_row_and_id(path, capsys):
     status, out = run(capsys, "first", "--path", path)
     assert status == 1
     assert "the vector of row 7 (id '7') is damaged" in out
+
+
+def test_an_id_cannot_pass_for_advice(path, capsys):
+    """Findings about records name ids, which may hold any text."""
+    with chroma_gpu.PersistentClient(path) as client:
+        client.get_collection("first", embedding_function=None).add(ids=[REPAIR], embeddings=[[1.0] * DIM])
+    vectors = folder_of(path, "first") / "vectors.f32"
+    data = bytearray(vectors.read_bytes())
+    data[ROWS * DIM * 4] ^= 1
+    vectors.write_bytes(data)
+    status, out = run(capsys, "first", "--path", path)
+    assert status == 1
+    assert "its records are damaged; nothing was changed" in out
 
 
 def test_a_torn_checkpoint_is_removed_and_made_again(path, capsys):

@@ -99,6 +99,14 @@ def test_what_the_index_does_not_know_is_read_once(store, fields):
     assert store.reads == [8, 8, 4, 4]
 
 
+def test_rows_beyond_what_the_sequence_number_says_are_known(store, fields):
+    add(store, 0, 5)
+    before = store.state()
+    caught_up(fields, store)
+    add(store, 5, 8)
+    assert of_columns(fields.caught_up(store, before.seq, 8), 8) == numbers(8)
+
+
 def test_what_the_index_knows_is_not_read(store, fields):
     add(store, 0, 20)
     store.fold()

@@ -131,6 +131,9 @@ def test_regular_expressions_mean_what_rust_says(pattern, document, expected):
         ("\\", "\n    \\\n    ^\nerror: incomplete escape sequence, reached end of pattern prematurely"),
         ("[a", "\n    [a\n    ^\nerror: unclosed character class"),
         ("(?z)a", "\n    (?z)a\n      ^\nerror: unrecognized flag"),
+        ("a(?i)*", "\n    a(?i)*\n         ^\nerror: repetition operator missing expression"),
+        ("a(?sU){0,1}", "\n    a(?sU){0,1}\n          ^\nerror: repetition operator missing expression"),
+        ("(?x)a+ ?", "\n    (?x)a+ ?\n           ^\nerror: a repetition of a repetition is not supported"),
     ],
 )
 def test_refused_in_chromas_words(pattern, rest):

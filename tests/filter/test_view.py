@@ -93,6 +93,13 @@ def test_an_index_that_went_on_is_known_to_be_gone():
     assert index.gone
 
 
+def test_what_is_asked_for_counts_as_memory_too():
+    cache = ByteCache(1 << 20)
+    view, _, _ = view_of([{"s": "a"}], cache=cache)
+    view.among("s", ["x" * 5_000, "y" * 5_000])
+    assert cache.nbytes > 10_000
+
+
 def test_dropping_an_index_gives_its_memory_back():
     cache = ByteCache(1 << 20)
     view, index, _ = view_of([{"s": "a"}, {"n": 1}], cache=cache)

@@ -92,9 +92,9 @@ def test_ef_grows_as_the_mask_narrows(clusters, graph, dear_exact, monkeypatch):
         graph.search(clusters[1][:1], 10, RowSet.where(rng.random(N) < share))
     graph.search(clusters[1][:1], 100)
     (fetch, whole), (_, half), (_, tenth), (more, _) = asked
-    assert (fetch, whole, more) == (32, 32, 150)
-    assert 60 < half < 70
-    assert 290 < tenth < 350
+    assert (fetch, whole, more) == (48, 48, 150)
+    assert 90 < half < 105
+    assert 435 < tenth < 525
 
 
 def test_the_bounded_queue_is_kept(graph):

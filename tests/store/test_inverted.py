@@ -103,6 +103,18 @@ def test_rows_of_more_than_one_chunk(new_store):
     assert store.verify() == []
 
 
+def test_new_numbers_in_a_chunk_of_as_many_numbers_as_rows(new_store):
+    store, ids = new_store(), [f"id-{n}" for n in range(65_536)]
+    store.write(batch([{"n": 2 * n, "x": n / 2} for n in range(65_536)], ids, dim=1), Mode.ADD)
+    store.write(batch([{"n": 2 * n + 7, "x": -1.5 - n} for n in range(5)], ids[:5], dim=None), Mode.UPDATE)
+    store.fold()
+    index = store.inverted(store.state().folds)
+    everything = np.ones(65_536, np.bool_)
+    changed = {n: 2 * n + 7 for n in range(5)}, {n: -1.5 - n for n in range(5)}
+    assert numbers_in(index, "n", Kind.INT, everything) == {n: 2 * n for n in range(65_536)} | changed[0]
+    assert numbers_in(index, "x", Kind.FLOAT, everything) == {n: n / 2 for n in range(65_536)} | changed[1]
+
+
 def test_every_type_is_kept_apart(store):
     sparse = SparseVector([1], [2.0])
     values = [True, 1, 1.0, "1", [True], [1, 2, 1], [1.0], ["1", "1"], sparse, float("nan"), 2**63, -0.0, "x" * 3000]
@@ -205,6 +217,37 @@ def test_documents_of_a_crowded_chunk_are_indexed_anew(store):
     assert index.containing([b"ha7"]).rows().tolist() == list(range(7 * FOLD_ROWS, 8 * FOLD_ROWS - 1))
     lengths, unknown = index.lengths()
     assert (lengths.sum(), len(unknown)) == (12 * 2 * (FOLD_ROWS - 1), 0)
+    assert store.verify() == []
+
+
+def test_a_chunk_of_long_documents_is_not_indexed_anew_by_each_fold(store, monkeypatch):
+    monkeypatch.setattr(fold, "_TEXT_BYTES", 100)
+    anew = []
+    for n in range(12):
+        ids = [f"{n}-{at}" for at in range(FOLD_ROWS)]
+        store.write(batch(None, ids, ["long document " * 5] * FOLD_ROWS), Mode.ADD)
+        with store._keyvalue.read() as txn:
+            blocks = [int.from_bytes(key[2:], "big") for key, _ in txn.scan("texts", values=False)]
+        anew.append(max(blocks) < 1 << 15)
+    assert [n for n, was in enumerate(anew) if was] == [0, 2, 6]
+    assert len(store.inverted(12).containing([b"ent"])) == 12 * FOLD_ROWS
+    assert store.verify() == []
+
+
+def test_documents_are_read_one_by_one_where_they_are_long(store, monkeypatch):
+    monkeypatch.setattr(fold, "FOLD_ROWS", 1000)
+    monkeypatch.setattr(fold, "_TEXT_BYTES", 100)
+    together = []
+    put_block = fold.texts.put_block
+
+    def watched(ledger, chunk, block, places, texts, indexing):
+        together.append(len(texts))
+        put_block(ledger, chunk, block, places, texts, indexing)
+
+    monkeypatch.setattr(fold.texts, "put_block", watched)
+    store.write(batch(None, [f"{n}" for n in range(6)], ["x" * 70] * 5 + ["y"]), Mode.ADD)
+    store.fold()
+    assert together == [2, 2, 2]
     assert store.verify() == []
 
 

@@ -225,6 +225,34 @@ def test_values_that_are_not_there_are_found(folded):
     assert folded.verify() == []
 
 
+MALFORMED = (b"", b"\xc1", b"r\1", b"a\1", b"\xff" * 40, msgspec.msgpack.encode([1, 2]), b"\x94\xa2id\x81\xa1a\xc1\xc0\0")
+
+
+@pytest.mark.parametrize("table", ["records", "documents", *INVERTED])
+def test_what_is_sealed_but_cannot_be_read_is_a_finding(folded, table):
+    with folded._keyvalue.read() as txn:
+        key, value = next(iter(txn.scan(table)))
+
+    def put(payload):
+        def lie(txn):
+            ledger = Ledger(txn)
+            ledger.replace(table, key, payload, txn.get(table, key))
+            txn.put(STATE, STATE_KEY, seal(STATE_KEY, msgspec.msgpack.encode(ledger.summary)))
+
+        folded._keyvalue.write(lie)
+
+    for payload in MALFORMED:
+        put(payload)
+        found = folded.verify()
+        if table in INVERTED:
+            assert found, payload
+            assert all(REPAIR in finding for finding in found)
+        elif table == "records" or payload[:1] in (b"\xc1", b"\xff", b"\x94"):
+            assert any("Restore it from a copy" in finding for finding in found), payload
+    put(value[5:])
+    assert folded.verify() == []
+
+
 def test_a_store_without_an_index_gets_one_at_the_next_write(new_store):
     store = new_store()
     for n in range(2):

@@ -113,13 +113,16 @@ class CollectionReads(CollectionCommon):
         """How one call of ``query`` with these parameters, or of ``search``, is answered: it is run, and what it took is told.
 
         What is read of the records is what ``query`` and ``search`` read if nothing else is asked for.
-        Raises   what they raise; NotImplementedError for a server's collection
+        Raises   what they raise; ValueError for both at once; NotImplementedError for a server's collection
         """
         if search is None:
             asked = query_embeddings, query_texts, query_images, query_uris
             include: Include = ["metadatas", "documents", "distances", "plan"]
             _, plan = self._query("explain", asked, ids, n_results, where, where_document, include, max_distance, transforms)
             return cast(Explanation, plan)
+        given = query_embeddings, query_texts, query_images, query_uris, ids, where, where_document, max_distance, transforms
+        if n_results != 10 or any(each is not None for each in given):
+            raise ValueError("explain takes a Search, or what query takes, not both")
 
         def ask(rebuilt: int) -> Explanation:
             embedded = self._embed_search_string_queries(search)

@@ -232,7 +232,9 @@ class Server(ServerAPI):
 
     def repair(self, collection: UUID, *, check: bool = False) -> NoReturn:
         """Raises NotImplementedError: no server offers it."""
-        raise NotImplementedError("A server's collection cannot be repaired from here. Use `chroma-gpu repair` where its files are.")
+        raise NotImplementedError(
+            "A server's collection cannot be repaired from here. Use `chroma-gpu repair` where its files are."
+        )
 
     def compact(self, collection: UUID) -> None:
         """Raises NotImplementedError: no server offers it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import groupby
 from typing import Final
@@ -23,13 +24,14 @@ FOLD_ROWS: Final = 4096
 """A write that finds this many rows outside of the index takes them in."""
 
 MOST_BLOCKS: Final = 64
-"""A chunk whose documents are in more blocks than this is crowded."""
+"""A chunk whose documents are in this many blocks is crowded, if they are twice as many as it was made of."""
 
 _TEXT_BYTES: Final = 64 << 20
 """Documents that are indexed at once."""
 
-_READ_AT_A_TIME: Final = 256
-_BLOCK_NUMBERS: Final = 1 << 15
+_FIRST_ADDED: Final = 1 << 15
+"""Blocks of all documents of a chunk have numbers below this, those that were added since from this on."""
+
 _chunk_prefix: Final = struct.Struct(">H").pack
 
 
@@ -53,10 +55,10 @@ def fold(ledger: Ledger, indexing: Indexing = Indexing.FULL) -> None:
     fields = Fields(ledger)
     blocks = {chunk: _blocks(ledger, chunk) for chunk in sorted({*changed, *fresh})}
     # One at a time, so that no write has to pay for many.
-    crowded = max(blocks, key=lambda chunk: len(blocks[chunk]), default=None)
+    crowded = max(filter(lambda chunk: _is_crowded(blocks[chunk]), blocks), key=lambda chunk: len(blocks[chunk]), default=None)
     for chunk, there in blocks.items():
         rows = _fold_chunk(ledger, fields, chunk, changed.get(chunk, []))
-        _fold_texts(ledger, chunk, rows, there, indexing, crowded=chunk == crowded and len(there) >= MOST_BLOCKS)
+        _fold_texts(ledger, chunk, rows, there, indexing, anew=chunk == crowded)
     fields.put()
     ledger.remove(PENDING, pending)
     summary.folded = summary.rows
@@ -120,31 +122,35 @@ def _blocks(ledger: Ledger, chunk: int) -> list[int]:
     return [int.from_bytes(key[-2:], "big") for key, _ in ledger.txn.scan(TEXTS, prefix=_chunk_prefix(chunk), values=False)]
 
 
-def _fold_texts(ledger: Ledger, chunk: int, rows: list[int], blocks: list[int], indexing: Indexing, *, crowded: bool) -> None:
-    """Index the documents of some rows in new blocks of their chunk, or all documents of a crowded chunk anew."""
-    block = blocks[-1] + 1 if blocks else 0
-    if crowded:
+def _is_crowded(blocks: list[int]) -> bool:
+    # Long documents are in many blocks however they are indexed.
+    return len(blocks) >= max(MOST_BLOCKS, 2 * bisect_left(blocks, _FIRST_ADDED))
+
+
+def _fold_texts(ledger: Ledger, chunk: int, rows: list[int], blocks: list[int], indexing: Indexing, *, anew: bool) -> None:
+    """Index the documents of some rows in new blocks of their chunk, or all documents of the chunk anew."""
+    block = max(blocks[-1] + 1, _FIRST_ADDED) if blocks and not anew else 0
+    if anew:
         for table in (TEXTS, GRAMS, WORDS):
             ledger.remove(table, list(ledger.txn.scan(table, prefix=_chunk_prefix(chunk))))
         start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, ledger.summary.rows)
         rows = [row_of(key) for key, _ in ledger.txn.scan(RECORDS, pack_row(start), stop=_end(stop), values=False)]
-        block %= _BLOCK_NUMBERS
     for some, documents in _batches(ledger, rows):
         texts.put_block(ledger, chunk, block, _places(some), documents, indexing)
         block += 1
 
 
 def _batches(ledger: Ledger, rows: list[int]) -> Iterator[tuple[list[int], list[bytes | None]]]:
-    """Rows with their documents, None for those without one, some megabytes at a time."""
+    """Rows with their documents, None for those without one, some megabytes at a time and one document more."""
     some: list[int] = []
     documents: list[bytes | None] = []
     size = 0
-    for first in range(0, len(rows), _READ_AT_A_TIME):
-        keys = [pack_row(row) for row in rows[first : first + _READ_AT_A_TIME]]
-        found = {key: unseal(DOCUMENTS, key, value) for key, value in ledger.txn.get_many(DOCUMENTS, keys)}
-        some += rows[first : first + _READ_AT_A_TIME]
-        documents += map(found.get, keys)
-        size += sum(map(len, found.values()))
+    for row in rows:
+        key = pack_row(row)
+        value = ledger.txn.get(DOCUMENTS, key)
+        some.append(row)
+        documents.append(None if value is None else unseal(DOCUMENTS, key, value))
+        size += len(value or b"")
         if size >= _TEXT_BYTES:
             yield some, documents
             some, documents, size = [], [], 0

@@ -223,26 +223,32 @@ def _merged(
     block: NumberBlock | None, added: Given | None, removed: Given | None
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint16], Places] | None:
     """(values, ranks, places) of a changed block; None if nothing is left."""
-    if block is None:
+    left = None if block is None else _without(block, removed)
+    if left is None:
         if added is None:
             return None
         values, inverse = np.unique(added[1], return_inverse=True)
         return values, inverse.astype(np.uint16), added[0]
+    values, ranks, places = left
+    if added is not None:
+        values, ranks = _with_ranks(values, ranks, added[1])
+        if added[0][0] > places[-1]:
+            places = np.concatenate((places, added[0]))
+        else:
+            at = np.searchsorted(places, added[0])
+            ranks = np.insert(ranks[: len(places)], at, ranks[len(places) :])
+            places = np.insert(places, at, added[0])
+    return values, ranks, places
+
+
+def _without(block: NumberBlock, removed: Given | None) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint16], Places] | None:
+    """(values, ranks, places) of a block without some places, and without values that no place has then: at most CHUNK are left."""
     values, ranks, places = block.values, block.ranks, places_of(block)
     if removed is not None:
         gone = np.zeros(CHUNK, np.bool_)
         gone[removed[0]] = True
         stays = ~gone[places]
         ranks, places = ranks[stays], places[stays]
-    if added is not None:
-        values, ranks = _with_ranks(values, ranks, added[1])
-        if not len(places) or added[0][0] > places[-1]:
-            places = np.concatenate((places, added[0]))
-        else:
-            at = np.searchsorted(places, added[0])
-            ranks = np.insert(ranks[: len(places)], at, ranks[len(places) :])
-            places = np.insert(places, at, added[0])
-    if removed is not None:
         used = np.bincount(ranks, minlength=len(values)) > 0
         values, ranks = values[used], (np.cumsum(used) - 1).astype(np.uint16)[ranks]
     return (values, ranks, places) if len(places) else None

@@ -11,7 +11,19 @@ import numpy.typing as npt
 from chroma_gpu import roaring, words
 from chroma_gpu.records import Metadata
 from chroma_gpu.roaring import CHUNK
-from chroma_gpu.store.encoding import DOCUMENTS, FIELDS, NUMBERS, PENDING, POSTINGS, RECORDS, Summary, id_key, pack_row, row_of
+from chroma_gpu.store.encoding import (
+    DOCUMENTS,
+    FIELDS,
+    MALFORMED,
+    NUMBERS,
+    PENDING,
+    POSTINGS,
+    RECORDS,
+    Summary,
+    id_key,
+    pack_row,
+    row_of,
+)
 from chroma_gpu.store.inverted import texts
 from chroma_gpu.store.inverted.layout import (
     CHUNK_KEY_SIZE,
@@ -44,8 +56,12 @@ def findings(txn: Transaction, summary: Summary, live: npt.NDArray[np.bool_]) ->
     Cost    every record is read, the metadata of one chunk of rows at a time is in memory; of documents only some are compared
     """
     check = _Check(txn, summary, live)
-    for finding in (*check.tables(), *check.chunks(), *check.texts()):
-        yield f"the inverted index: {finding}. {REPAIR}"
+    for findings_of in (check.tables, check.chunks, check.texts):
+        try:
+            for finding in findings_of():
+                yield f"the inverted index: {finding}. {REPAIR}"
+        except MALFORMED as error:
+            yield f"the inverted index: a value cannot be read ({error}). {REPAIR}"
 
 
 class _Check:
@@ -53,12 +69,16 @@ class _Check:
         self._txn = txn
         self._folded = summary.folded
         self._live = live[: summary.folded]
-        self._fields = {field.name: field for field in (opened_field(key, value) for key, value in txn.scan(FIELDS))}
+        self._fields: dict[str, Field] = {}
         self._pending = {row_of(key): opened(PENDING, key, value) for key, value in txn.scan(PENDING)}
         self._seen = {POSTINGS: 0, NUMBERS: 0}
-        self._had = dict.fromkeys(((field.number, code) for field in self._fields.values() for code in field.counts), 0)
+        self._had: dict[tuple[int, int], int] = {}
 
     def tables(self) -> Iterator[str]:
+        for key, value in self._txn.scan(FIELDS):
+            field = opened_field(key, value)
+            self._fields[field.name] = field
+            self._had |= dict.fromkeys(((field.number, code) for code in field.counts), 0)
         if len({field.number for field in self._fields.values()}) != len(self._fields):
             yield "two fields have one number"
         for name in self._fields:
