@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ import numpy as np
 from chroma_gpu.bytecache import ByteCache
 from chroma_gpu.config import Settings
 from chroma_gpu.engine import filtering, ranked, transforms
+from chroma_gpu.engine.background import Background
 from chroma_gpu.engine.explain import Explanation, explanation
 from chroma_gpu.engine.fields import Fields, FieldsView
 from chroma_gpu.engine.filtering import Seen
@@ -24,9 +26,10 @@ from chroma_gpu.engine.ranked import Question, Ranked, Reading
 from chroma_gpu.engine.trace import Trace
 from chroma_gpu.engine.transforms import Transforms
 from chroma_gpu.engine.view import View
-from chroma_gpu.errors import UnknownID
+from chroma_gpu.errors import StoreError, UnknownID
 from chroma_gpu.filter.expr import Expr, Step
 from chroma_gpu.records import NO_ROW, Column, Hits, Metric, Mode, RecordBatch, Rows, Vectors
+from chroma_gpu.roaring import CHUNK
 from chroma_gpu.rowset import RowSet
 from chroma_gpu.store import Store, Written
 
@@ -59,8 +62,18 @@ class Table:
     what it has seen and catches up at the next call that needs it.
     """
 
-    def __init__(self, store: Store, metric: Metric, indexes: Indexes, filters: ByteCache | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        metric: Metric,
+        indexes: Indexes,
+        filters: ByteCache | None = None,
+        background: Background | None = None,
+    ) -> None:
         self._store = store
+        self._background = background
+        self._full_chunks = 0
+        self._closed = False
         self._metric = metric
         self._indexes = indexes
         self.nearest = Nearest(store.vectors, metric, indexes)
@@ -75,7 +88,11 @@ class Table:
         Raises DimensionMismatch, Moved and the store's errors; nothing was written then.
         """
         written = self._store.write(batch, mode)
-        self._indexes.follow(len(self._store.vectors), self._store.state().dim)
+        state = self._store.state()
+        self._indexes.follow(len(self._store.vectors), state.dim)
+        if self._background is not None and state.folded // CHUNK != self._full_chunks:
+            self._full_chunks = state.folded // CHUNK
+            self._background.ask((id(self), "documents"), self._tidy)
         return written
 
     def delete(self, rows: Rows) -> Written:
@@ -223,6 +240,8 @@ class Table:
         """
         state = self._store.state()
         self._indexes.build(state.rows, state.dim, progress)
+        while self._store.tidy():
+            pass
 
     def indexed(self) -> dict[str, int]:
         """How many of the first rows each index holds."""
@@ -247,8 +266,17 @@ class Table:
 
     def close(self) -> None:
         """Stop following the store, which stays open. Idempotent."""
+        self._closed = True
+        if self._background is not None:
+            self._background.drain((id(self), "documents"))
         self._indexes.close()
         self._fields.close()
+
+    def _tidy(self) -> None:
+        """In the background. Answers are right without it, and ``wait_indexed`` raises what goes wrong."""
+        with suppress(StoreError):
+            while self._store.tidy(lambda: self._closed):
+                pass
 
     def _reading(self, view: View) -> Reading:
         fields = cache(lambda: self._caught_up_fields(view))

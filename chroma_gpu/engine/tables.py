@@ -126,7 +126,7 @@ class Tables:
             return None
         checkpoints = self._folders.checkpoints(entry.folder)
         indexes = Indexes(store.vectors, entry.metric, entry.params, self._settings, self._background, checkpoints)
-        new = OpenTable(entry, store, Table(store, entry.metric, indexes, self._filters))
+        new = OpenTable(entry, store, Table(store, entry.metric, indexes, self._filters, self._background))
         held: OpenTable | None
         with self._lock:
             held = self._open.setdefault(entry.id, new)

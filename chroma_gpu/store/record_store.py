@@ -39,6 +39,8 @@ from chroma_gpu.store.encoding import (
     row_of,
     rows_in,
 )
+from chroma_gpu.store.inverted import texts, tidy
+from chroma_gpu.store.inverted.fold import batches, places_of
 from chroma_gpu.store.inverted.reader import InvertedReader, pending
 from chroma_gpu.store.keyvalue import KeyValue, Transaction
 from chroma_gpu.store.lmdb import copy_lmdb, inspect_file, open_lmdb
@@ -260,6 +262,20 @@ class RecordStore:
 
     def refold(self) -> None:
         self._commit(lambda txn: fold_rest(txn, self._indexing, anew=True))
+
+    def tidy(self, stopped: Callable[[], bool] = lambda: False) -> bool:
+        with self._keyvalue.read() as txn:
+            found = tidy.crowded(txn, read_summary(txn).folded, self._indexing)
+        if found is None:
+            return False
+        new: list[texts.Block] = []
+        rows = found.rows.tolist()
+        for some, documents in batches(rows, self.documents(found.rows)):
+            if stopped():
+                return False
+            new.append(texts.block_of(found.chunk, len(new), places_of(some), documents, self._indexing))
+        self._commit(lambda txn: tidy.replace(txn, found, new))
+        return True
 
     def verify(self) -> list[str]:
         return audit(self._keyvalue, self._log)

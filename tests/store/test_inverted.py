@@ -238,13 +238,13 @@ def test_documents_are_read_one_by_one_where_they_are_long(store, monkeypatch):
     monkeypatch.setattr(fold, "FOLD_ROWS", 1000)
     monkeypatch.setattr(fold, "_TEXT_BYTES", 100)
     together = []
-    put_block = fold.texts.put_block
+    block_of = fold.texts.block_of
 
-    def watched(ledger, chunk, block, places, texts, indexing):
+    def watched(chunk, block, places, texts, indexing):
         together.append(len(texts))
-        put_block(ledger, chunk, block, places, texts, indexing)
+        return block_of(chunk, block, places, texts, indexing)
 
-    monkeypatch.setattr(fold.texts, "put_block", watched)
+    monkeypatch.setattr(fold.texts, "block_of", watched)
     store.write(batch(None, [f"{n}" for n in range(6)], ["x" * 70] * 5 + ["y"]), Mode.ADD)
     store.fold()
     assert together == [2, 2, 2]

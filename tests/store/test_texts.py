@@ -14,7 +14,8 @@ from chroma_gpu.errors import CorruptRecord
 from chroma_gpu.roaring import CHUNK
 from chroma_gpu.store.encoding import GRAMS, SUMMED, TABLES, TEXTS, WORDS
 from chroma_gpu.store.inverted import pages
-from chroma_gpu.store.inverted.texts import containing, lengths, put_block, taken, word_postings
+from chroma_gpu.store.inverted.texts import block_of, containing, lengths, taken, word_postings
+from chroma_gpu.store.inverted.texts import put as put_in
 from chroma_gpu.store.ledger import Ledger
 from chroma_gpu.store.lmdb import open_lmdb
 from chroma_gpu.store.memory import MemoryKeyValue
@@ -32,7 +33,7 @@ def put(tables, chunk, block, documents, **given):
     """documents: text or None by place."""
     places = np.array(sorted(documents), np.uint16)
     texts = [None if documents[place] is None else documents[place].encode() for place in places.tolist()]
-    tables.write(lambda txn: put_block(Ledger(txn), chunk, block, places, texts, **given))
+    tables.write(lambda txn: put_in(Ledger(txn), block_of(chunk, block, places, texts, **given)))
 
 
 def candidates(tables, rows, *grams):
@@ -215,7 +216,7 @@ def test_damage_is_found(tables):
 def test_everything_is_counted(tables):
     def write(txn):
         ledger = Ledger(txn)
-        put_block(ledger, 0, 0, np.arange(3, dtype=np.uint16), [b"one two", b"three", None])
+        put_in(ledger, block_of(0, 0, np.arange(3, dtype=np.uint16), [b"one two", b"three", None]))
         return {table: ledger.summary.counts[SUMMED.index(table)] for table in (GRAMS, WORDS, TEXTS)}
 
     counts = tables.write(write)

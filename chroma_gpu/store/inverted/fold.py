@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Final
 
@@ -16,6 +16,7 @@ from chroma_gpu.store.encoding import DOCUMENTS, GRAMS, INVERTED, PENDING, RECOR
 from chroma_gpu.store.inverted import texts
 from chroma_gpu.store.inverted.layout import opened
 from chroma_gpu.store.inverted.metadata import Fields, Metadatas, put_values, values_of
+from chroma_gpu.store.keyvalue import Transaction
 from chroma_gpu.store.ledger import Ledger
 from chroma_gpu.store.seal import unseal
 from chroma_gpu.words import Indexing
@@ -29,10 +30,10 @@ MOST_BLOCKS: Final = 64
 _TEXT_BYTES: Final = 64 << 20
 """Documents that are indexed at once."""
 
-_FIRST_ADDED: Final = 1 << 15
+FIRST_ADDED: Final = 1 << 15
 """Blocks of all documents of a chunk have numbers below this, those that were added since from this on."""
 
-_chunk_prefix: Final = struct.Struct(">H").pack
+chunk_prefix: Final = struct.Struct(">H").pack
 
 
 def due(summary: Summary, pending: int) -> bool:
@@ -89,7 +90,7 @@ def _fold_chunk(ledger: Ledger, fields: Fields, chunk: int, pending: list[tuple[
         for key, value in txn.scan(RECORDS, pack_row(start), stop=_end(stop)):
             rows.append(row_of(key))
             now.append(read.of_record(unseal(RECORDS, key, value)))
-    places = _places(rows)
+    places = places_of(rows)
     added = values_of(fields, chunk, places, now, read.sparse)
     removed = values_of(fields, chunk, places[: len(before)], before, read.sparse)
     put_values(ledger, fields, chunk, max(start - chunk * CHUNK, 0), added, removed)
@@ -119,46 +120,53 @@ def _same(old: object, new: object) -> bool:
 
 def _blocks(ledger: Ledger, chunk: int) -> list[int]:
     """The numbers of the blocks of documents of a chunk, ascending."""
-    return [int.from_bytes(key[-2:], "big") for key, _ in ledger.txn.scan(TEXTS, prefix=_chunk_prefix(chunk), values=False)]
+    return [int.from_bytes(key[-2:], "big") for key, _ in ledger.txn.scan(TEXTS, prefix=chunk_prefix(chunk), values=False)]
 
 
 def _is_crowded(blocks: list[int]) -> bool:
     # Long documents are in many blocks however they are indexed.
-    return len(blocks) >= max(MOST_BLOCKS, 2 * bisect_left(blocks, _FIRST_ADDED))
+    return len(blocks) >= max(MOST_BLOCKS, 2 * bisect_left(blocks, FIRST_ADDED))
 
 
 def _fold_texts(ledger: Ledger, chunk: int, rows: list[int], blocks: list[int], indexing: Indexing, *, anew: bool) -> None:
     """Index the documents of some rows in new blocks of their chunk, or all documents of the chunk anew."""
-    block = max(blocks[-1] + 1, _FIRST_ADDED) if blocks and not anew else 0
+    block = max(blocks[-1] + 1, FIRST_ADDED) if blocks and not anew else 0
     if anew:
         for table in (TEXTS, GRAMS, WORDS):
-            ledger.remove(table, list(ledger.txn.scan(table, prefix=_chunk_prefix(chunk))))
+            ledger.remove(table, list(ledger.txn.scan(table, prefix=chunk_prefix(chunk))))
         start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, ledger.summary.rows)
         rows = [row_of(key) for key, _ in ledger.txn.scan(RECORDS, pack_row(start), stop=_end(stop), values=False)]
-    for some, documents in _batches(ledger, rows):
-        texts.put_block(ledger, chunk, block, _places(some), documents, indexing)
+    for some, documents in batches(rows, _documents(ledger.txn, rows)):
+        texts.put(ledger, texts.block_of(chunk, block, places_of(some), documents, indexing))
         block += 1
 
 
-def _batches(ledger: Ledger, rows: list[int]) -> Iterator[tuple[list[int], list[bytes | None]]]:
+def batches(rows: Iterable[int], documents: Iterable[bytes | None]) -> Iterator[tuple[list[int], list[bytes | None]]]:
     """Rows with their documents, None for those without one, some megabytes at a time and one document more."""
     some: list[int] = []
-    documents: list[bytes | None] = []
+    texts: list[bytes | None] = []
     size = 0
+    for row, document in zip(rows, documents, strict=True):
+        some.append(row)
+        texts.append(document)
+        size += len(document or b"")
+        if size >= _TEXT_BYTES:
+            yield some, texts
+            some, texts, size = [], [], 0
+    if some:
+        yield some, texts
+
+
+def _documents(txn: Transaction, rows: Iterable[int]) -> Iterator[bytes | None]:
+    """One by one, however long they are."""
     for row in rows:
         key = pack_row(row)
-        value = ledger.txn.get(DOCUMENTS, key)
-        some.append(row)
-        documents.append(None if value is None else unseal(DOCUMENTS, key, value))
-        size += len(value or b"")
-        if size >= _TEXT_BYTES:
-            yield some, documents
-            some, documents, size = [], [], 0
-    if some:
-        yield some, documents
+        value = txn.get(DOCUMENTS, key)
+        yield None if value is None else unseal(DOCUMENTS, key, value)
 
 
-def _places(rows: list[int]) -> Places:
+def places_of(rows: Sequence[int]) -> Places:
+    """The places of rows of one chunk."""
     return np.array(rows, np.uint32).astype(np.uint16)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -34,15 +34,12 @@ from chroma_gpu.words import Counts, Indexing, Keys, Lengths, Postings
 LENGTHS: Final = 0xFFFFFFFF
 
 
-def put_block(
-    ledger: Ledger,
-    chunk: int,
-    block: int,
-    places: Places,
-    texts: Sequence[bytes | None],
-    indexing: Indexing = Indexing.FULL,
-) -> None:
-    """Take in the texts of some rows of a chunk; None for a row without one.
+Block: TypeAlias = Sequence[tuple[str, list[tuple[bytes, bytes]]]]
+"""Tables, and what is put into each of them: keys, ascending, and payloads."""
+
+
+def block_of(chunk: int, block: int, places: Places, texts: Sequence[bytes | None], indexing: Indexing = Indexing.FULL) -> Block:
+    """The block of the texts of some rows of a chunk; None for a row without one.
 
     block   above every other block of the chunk
     places  [len(texts)] uint16, ascending
@@ -51,19 +48,24 @@ def put_block(
     have = [at for at, text in enumerate(texts) if text is not None]
     there = [text for text in texts if text is not None]
     at = places if len(there) == len(places) else places[have]
-    flags = _FLAGS[indexing]
-    _put(ledger, TEXTS, [(_block_key(chunk, block), bytes([flags]) + roaring.encoded(places))])
+    flags = FLAGS[indexing]
+    tables = [(TEXTS, [(_block_key(chunk, block), bytes([flags]) + roaring.encoded(places))])]
     if flags & _GRAMS:
-        _put(ledger, GRAMS, _pages(chunk, block, words.grams(there, at), _WIDTHS[GRAMS]))
+        tables.append((GRAMS, _pages(chunk, block, words.grams(there, at), _WIDTHS[GRAMS])))
     if flags & _WORDS:
         postings, counted = words.words(there, at)
         lengths = np.zeros(len(places), "<u2")
         lengths[have] = counted
-        _put(
-            ledger,
-            WORDS,
-            [*_pages(chunk, block, postings, _WIDTHS[WORDS]), (_page_key(chunk, block, LENGTHS), lengths.tobytes())],
-        )
+        own = (_page_key(chunk, block, LENGTHS), lengths.tobytes())
+        tables.append((WORDS, [*_pages(chunk, block, postings, _WIDTHS[WORDS]), own]))
+    return tables
+
+
+def put(ledger: Ledger, block: Block) -> None:
+    """Take a block in."""
+    for table, pairs in block:
+        last = ledger.txn.last(table)
+        (ledger.append if last is None or last < pairs[0][0] else ledger.insert)(table, pairs)
 
 
 def containing(txn: Transaction, rows: int, grams: Sequence[bytes]) -> RowSet:
@@ -140,16 +142,11 @@ _AT_ONCE: Final = 2
 _FEW: Final = 8
 """... and the texts that are read rather than looked up any further."""
 
-_FLAGS: Final = {Indexing.FULL: _GRAMS | _WORDS, Indexing.GRAMS: _GRAMS, Indexing.NONE: 0}
+FLAGS: Final = {Indexing.FULL: _GRAMS | _WORDS, Indexing.GRAMS: _GRAMS, Indexing.NONE: 0}
 
 _block_key: Final = struct.Struct(">HH").pack
 _page_key: Final = struct.Struct(">HHI").pack
 _WIDTHS: Final = {GRAMS: 4, WORDS: 8}
-
-
-def _put(ledger: Ledger, table: str, pairs: list[tuple[bytes, bytes]]) -> None:
-    last = ledger.txn.last(table)
-    (ledger.append if last is None or last < pairs[0][0] else ledger.insert)(table, pairs)
 
 
 def _pages(chunk: int, block: int, postings: Postings, width: int) -> list[tuple[bytes, bytes]]:
