@@ -110,6 +110,9 @@ INDEX_ROWS: Final = 2_048
 STEADY: Final = 1.2
 """How much dearer the exact way of the last plan may look before another exact way replaces it."""
 
+MISSING: Final = 0.2
+"""Share of the candidates missing near the queries from which on a graph is not asked."""
+
 CODES_RECALL: Final = 0.9999
 """What the guard of the codes leaves of each neighbour; see ``index/codes``."""
 
@@ -133,7 +136,7 @@ def plan(
     candidates  live rows that pass the filter; rows: all rows of the table; queries: how many vectors are asked at once
     norms       whether the lengths of all rows are known, as they are once an index has taken them in
     recall      least share of the neighbours that a way must promise; 0 takes those of which nothing can be said, too
-    missing     share of the candidates that are missing near the queries (``Probe``): so often an approximate way is in vain
+    missing     share of the candidates that are missing near the queries (``Probe``): so often codes are asked in vain; a graph is not
     last        the plan before this one. If it was for nearly the same question, its way is kept while another is not clearly
                 better, but only among exact ways, so that the answer does not depend on what was asked before
     """
@@ -148,6 +151,8 @@ def plan(
         _asked(each, candidates / rows, rows, k, queries, dim, costs, norms, missing)
         for each in indexes
         if not (each.traits.exact and each.traits.device == "cpu")  # that is what gather and scan are
+        # Where much is missing, a graph gives answers that are wrong in part, and no guard sees it.
+        and not (each.spec.kind == "hnsw" and missing > MISSING)
     ]
     ways = sorted((way for way in ways if recall == 0 or (way.recall or 0) >= recall), key=lambda way: way.cost)
     taken = _steady(ways, candidates, rows, k, queries, last)
@@ -170,7 +175,7 @@ def _asked(
     elif index.spec.kind == "hnsw":
         masked = passing < held
         fetch, ef = costs.graph_ef(int(index.spec.params.get("ef_search", 200)), k, held, passing)
-        asked = queries * costs.graph(ef, dim, fetch, masked=masked) + (max(costs.doubt, missing) * exactly if masked else 0.0)
+        asked = queries * costs.graph(ef, dim, fetch, masked=masked) + (costs.doubt * exactly if masked else 0.0)
         recall = None if masked else costs.found
     else:
         asked = min(way.cost for way in gpu_ways(index.card or Card.unknown(), held, passing, dim, queries) if way.built)
