@@ -1,4 +1,4 @@
-"""Calibration: the costs of this machine and table, measured in less than a second on the table's own vectors.
+"""Calibration: the costs of this machine and table, measured in a second or two on the table's own vectors.
 
 Each way is timed at two or more sizes, the fastest of several runs counting, and the shipped figures are scaled to what was seen: the
 slope gives what a row costs, the rest what a call costs. No figure moves by more than a factor of 8, so that a busy moment cannot
@@ -87,7 +87,7 @@ def calibrate(
 
     source   at least 64 rows, which are in the indexes
     indexes  by kind; those on other devices are left as they are
-    Cost     below one second: some 0.3 s at 50,000 x 384, 0.7 s at 1,000,000 x 128
+    Cost     some 0.2 s at 50,000 x 384; 1 to 3 s at 1,000,000 x 128, most of it the graph's
     """
     started = clock()
     measure = _Measure(source, metric, indexes, clock)

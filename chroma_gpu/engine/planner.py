@@ -110,8 +110,9 @@ INDEX_ROWS: Final = 2_048
 STEADY: Final = 1.2
 """How much dearer the exact way of the last plan may look before another exact way replaces it."""
 
-MISSING: Final = 0.2
-"""Share of the candidates missing near the queries from which on a graph is not asked."""
+MISSING: Final = 0.6
+"""Share of the candidates missing near the queries from which on a graph is not asked: up to there it still sees more than a hundred
+candidates on its way to ten neighbours."""
 
 CODES_RECALL: Final = 0.9999
 """What the guard of the codes leaves of each neighbour; see ``index/codes``."""

@@ -209,3 +209,4 @@ def test_where_what_is_near_is_ruled_out_approximate_ways_cost_the_exact_one_too
     costs = {str(each): each.cost for each in warned.considered}
     assert costs["index(codes)"] > {str(each): each.cost for each in blind.considered}["index(codes)"]
     assert "index(hnsw)" not in costs
+    assert plan(500_000, MILLION, 10, 1, 128, BOTH, missing=0.3).name == blind.name
