@@ -93,6 +93,12 @@ def test_no_measurement_turns_the_planner_round(source, indexes, second, bound):
     assert made.factors["copied"] == bound
 
 
+def test_a_scan_that_found_everything_in_caches_is_not_believed(source, indexes):
+    at_once = calibrate(source, Metric.L2, indexes, lambda: 0.0)
+    assert at_once.factors["read"] == 1.0
+    assert at_once.factors["gathered"] < 1.0
+
+
 def test_it_is_kept(tmp_path):
     made = Calibration(SHIPPED.scaled(read=2), N, 0.25, {"read": 2.0})
     save(made, tmp_path / "index", DIM, KINDS)
