@@ -17,6 +17,7 @@ from chroma_gpu.config import Settings
 from chroma_gpu.engine.engine import Engine
 from chroma_gpu.errors import AlreadyExistsError, DiskFull, NotFoundError
 from chroma_gpu.records import Column, Metric, Mode, RecordBatch
+from chroma_gpu.store.inverted import tidy
 from chroma_gpu.store.record_store import RecordStore
 
 T, D, DIM = "default_tenant", "default_database", 4
@@ -429,3 +430,22 @@ class Forks(RuleBasedStateMachine):
 def test_forks_of_forks_against_dicts(opened, request):
     persistent = "disk" in request.node.name
     run_state_machine_as_test(lambda: Forks(opened, persistent), settings=profile(max_examples=10 if persistent else 40))
+
+
+def test_waiting_for_the_indexes_of_a_shared_folder_does_not_write_it(opened, monkeypatch):
+    engine = opened()
+    source = engine.catalog.create_collection("source", T, D, metric=Metric.L2, params={}, metadata={}, configuration={}).id
+    engine.write(source, RecordBatch(["a"], np.zeros((1, DIM), np.float32), ["text"]), Mode.ADD)
+    engine.fork(source, "fork")
+    asked = []
+
+    def crowded(txn, folded, indexing):
+        asked.append(folded)
+        return tidy.Crowded(0, [], np.zeros(1, np.uint32))
+
+    monkeypatch.setattr(tidy, "crowded", crowded)
+    with engine.table(source) as table:
+        before = table._store.state()
+        table.wait_indexed()
+        assert asked
+        assert table._store.state() == before
