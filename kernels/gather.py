@@ -7,24 +7,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from chroma_gpu.kernels.scan import Chunk, Survivors, scan
+from chroma_gpu.kernels.buffer import Buffer, Chunk
+from chroma_gpu.kernels.scan import Survivors, scan
 
 
 def gather(
-    queries: Tensor, chunks: Sequence[Chunk], rows: Tensor, k: int, slack: Tensor, offsets: Sequence[int] | None = None
+    queries: Tensor, buffer: Buffer, rows: Tensor, k: int, slack: Tensor, offsets: Sequence[int] | None = None
 ) -> Survivors:
     """As ``scan`` among listed rows: every one whose score is at least the k-th best of its query less its slack.
 
     queries  [q, dim] float32
-    rows     [m] int64, distinct for each query, on the device of the chunks; each within a chunk
+    rows     [m] int64, distinct for each query, on the device of the buffer; each within a chunk
     offsets  q + 1 positions in ``rows``: query i has rows[offsets[i]:offsets[i + 1]]. None gives all rows to every query
     Cost     reads m vectors, or m for all queries together without offsets
     """
     if offsets is None:
-        return _shared(queries, chunks, rows, k, slack)
+        return _shared(queries, buffer.chunks, rows, k, slack)
     parts = []
     for i in range(len(queries)):
-        one = _shared(queries[i : i + 1], chunks, rows[offsets[i] : offsets[i + 1]], k, slack[i : i + 1])
+        one = _shared(queries[i : i + 1], buffer.chunks, rows[offsets[i] : offsets[i + 1]], k, slack[i : i + 1])
         parts.append((one.owners + i, one.rows, one.scores))
     owners, found, scores = (torch.cat(part) for part in zip(*parts, strict=True))
     return Survivors(owners, found, scores)
@@ -48,11 +49,9 @@ def _shared(queries: Tensor, chunks: Sequence[Chunk], rows: Tensor, k: int, slac
             )
             ids.append(mine)
     if not ids:
-        return scan(queries, [], k, slack)
-    local = []
-    start = 0
-    for vectors, gain, bias in together:
-        local.append(Chunk(start, vectors, gain, bias))
-        start += len(vectors)
-    survivors = scan(queries, local, k, slack)
+        return scan(queries, Buffer.of([]), k, slack)
+    # All chunks of a buffer have the same columns.
+    vectors, gain, bias = (None if part[0] is None else torch.cat(part) for part in zip(*together, strict=True))
+    local = [Chunk(0, vectors, gain, bias)]
+    survivors = scan(queries, Buffer.of(local), k, slack)
     return Survivors(survivors.owners, torch.cat(ids)[survivors.rows], survivors.scores)

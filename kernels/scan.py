@@ -13,26 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from chroma_gpu.kernels.buffer import Buffer, Chunk
+
 SCORES = {"cpu": 1 << 22, "cuda": 1 << 27}
 """Scores held at once on a device: 16 MiB where a cache may hold them, 512 MiB where launches count."""
 
 SPARSE = 0.2
 """Share of a block's rows that pass the mask, below which they are copied together before they are scored."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Chunk:
-    """Rows [start, start + n) of a table.
-
-    vectors  [n, dim] float32, any device
-    gain     [n] float32 or None for 1
-    bias     [n] float32 or None for 0; +inf for a row that must not survive while k others do
-    """
-
-    start: int
-    vectors: Tensor
-    gain: Tensor | None = None
-    bias: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,11 +37,11 @@ class Survivors:
 
 
 def scan(
-    queries: Tensor, chunks: Sequence[Chunk], k: int, slack: Tensor, words: Tensor | None = None, limit: int | None = None
+    queries: Tensor, buffer: Buffer, k: int, slack: Tensor, words: Tensor | None = None, limit: int | None = None
 ) -> Survivors:
     """Every row whose score is at least the k-th best of its query less the slack of the query; all rows where there are fewer.
 
-    queries  [q, dim] float32, on the device of the chunks
+    queries  [q, dim] float32, on the device of the buffer
     slack    [q] float32: twice the error of a score, see ``product_error``
     words    [ceil(size / 32)] int32: bit r % 32 of word r // 32 says whether row r may be found; None allows every row. Rows at
              and past 32 * len(words) may not
@@ -63,7 +50,7 @@ def scan(
     """
     best = queries.new_full((len(queries), k), -torch.inf)  # of each query, the least first
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for chunk, first, stop in blocks(chunks, len(queries), limit or SCORES.get(queries.device.type, 1 << 24)):
+    for chunk, first, stop in blocks(buffer.chunks, len(queries), limit or SCORES.get(queries.device.type, 1 << 24)):
         columns = None if words is None else _passing(words, chunk.start + first, chunk.start + stop)
         if columns is not None and not len(columns):
             continue

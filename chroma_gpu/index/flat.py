@@ -23,7 +23,7 @@ from chroma_gpu.records import Hits, Metric, Rows, Vectors, VectorSource
 from chroma_gpu.rowset import RowSet
 
 if TYPE_CHECKING:
-    from chroma_gpu.kernels.scan import Chunk
+    from chroma_gpu.kernels.buffer import Chunk
 
 _SLICE: Final = 8192
 """Rows taken in at once."""
@@ -172,7 +172,9 @@ class _Buffer:
 
         moved = torch.from_numpy(queries.copy()).to(self.device)
         slack = torch.from_numpy(self._slack(lengths)).to(self.device)
-        chunks = self._up_to(n)
+        from chroma_gpu.kernels.buffer import Buffer
+
+        chunks = Buffer.of(self._up_to(n))
         if mask is None:
             found = scan(moved, chunks, k, slack)
         elif passing < _LISTED * n:
@@ -218,7 +220,7 @@ class _Buffer:
         """The last chunk, or a new one if that is full."""
         import torch
 
-        from chroma_gpu.kernels.scan import Chunk
+        from chroma_gpu.kernels.buffer import Chunk
 
         start = 0
         if self._chunks:
@@ -241,7 +243,7 @@ class _Buffer:
 
     def _up_to(self, n: int) -> list[Chunk]:
         """The filled part of the chunks that hold rows [0, n)."""
-        from chroma_gpu.kernels.scan import Chunk
+        from chroma_gpu.kernels.buffer import Chunk
 
         parts = []
         for chunk in self._chunks:

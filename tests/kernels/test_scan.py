@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from chroma_gpu.kernels.buffer import Buffer, Chunk
 from chroma_gpu.kernels.gather import gather
-from chroma_gpu.kernels.scan import SPARSE, Chunk, blocks, product_error, scan
+from chroma_gpu.kernels.scan import SPARSE, blocks, product_error, scan
 from chroma_gpu.rowset import RowSet
 
 
@@ -53,7 +54,7 @@ def pairs(survivors):
 def test_scan(device, n, dim, n_queries, k, slack):
     queries, chunks, scores = table(n, dim, n_queries, device)
     slacks = torch.full((n_queries,), slack, device=device)
-    found = scan(queries, chunks, k, slacks)
+    found = scan(queries, Buffer.of(chunks), k, slacks)
     assert pairs(found) == expected(scores, k, [slack] * n_queries)
     np.testing.assert_array_equal(found.scores.cpu(), scores[found.owners.cpu(), found.rows.cpu()])
 
@@ -62,7 +63,7 @@ def test_scan(device, n, dim, n_queries, k, slack):
 def test_scan_in_many_blocks(device, limit):
     queries, chunks, scores = table(3_001, 9, 3, device, pieces=(0.1, 0.15, 0.8, 1.0))
     assert len(list(blocks(chunks, 3, limit))) > 2 * len(chunks)
-    found = scan(queries, chunks, 10, torch.zeros(3, device=device), limit=limit)
+    found = scan(queries, Buffer.of(chunks), 10, torch.zeros(3, device=device), limit=limit)
     assert pairs(found) == expected(scores, 10, [0] * 3)
 
 
@@ -75,7 +76,7 @@ def test_scan_under_a_mask(device, share, size):
     allowed = np.zeros(3_001, np.bool_)
     allowed[: min(size, 3_001)] = flags[:3_001]
     for limit in (None, 600):
-        assert pairs(scan(queries, chunks, 10, torch.ones(3, device=device), words, limit)) == expected(
+        assert pairs(scan(queries, Buffer.of(chunks), 10, torch.ones(3, device=device), words, limit)) == expected(
             scores, 10, [1] * 3, allowed
         )
 
@@ -88,7 +89,7 @@ def test_dense_and_sparse_masks_take_different_ways(device, monkeypatch):
     for share in (SPARSE / 2, SPARSE * 2):
         flags = np.random.default_rng(1).random(3_001) < share
         words = torch.from_numpy(RowSet.where(flags).words.view(np.int32).copy()).to(device)
-        scan(queries, chunks, 10, torch.zeros(1, device=device), words)
+        scan(queries, Buffer.of(chunks), 10, torch.zeros(1, device=device), words)
     assert products[0] < SPARSE * 3_001
     assert products[1] == 3_001
 
@@ -100,7 +101,7 @@ def test_rows_in_the_order_of_their_scores(device, rising):
     vectors = np.arange(n, dtype=np.float32)[:, None]
     vectors = vectors if rising else vectors[::-1].copy()
     chunks = [Chunk(0, torch.from_numpy(vectors).to(device))]
-    found = scan(torch.ones(1, 1, device=device), chunks, 10, torch.zeros(1, device=device))
+    found = scan(torch.ones(1, 1, device=device), Buffer.of(chunks), 10, torch.zeros(1, device=device))
     assert sorted(found.rows.tolist()) == (list(range(n - 10, n)) if rising else list(range(10)))
 
 
@@ -110,8 +111,8 @@ def test_rows_at_minus_infinity_are_kept_only_while_there_are_fewer_others(devic
     bias[5:] = torch.inf
     chunk = Chunk(0, vectors, None, bias)
     query, none = torch.ones(1, 1, device=device), torch.zeros(1, device=device)
-    assert set(scan(query, [chunk], 5, none).rows.tolist()) == set(range(5))
-    assert set(scan(query, [chunk], 6, none).rows.tolist()) == set(range(40))
+    assert set(scan(query, Buffer.of([chunk]), 5, none).rows.tolist()) == set(range(5))
+    assert set(scan(query, Buffer.of([chunk]), 6, none).rows.tolist()) == set(range(40))
 
 
 @pytest.mark.parametrize("dim", [3, 64, 1_000])
@@ -140,7 +141,7 @@ def test_gather_of_the_same_rows_for_all(device, k):
     queries, chunks, scores = table(3_001, 9, 3, device, pieces=(0.1, 0.5, 1.0))
     rows = np.random.default_rng(2).permutation(3_001)[:250]
     allowed = np.isin(np.arange(3_001), rows)
-    found = gather(queries, chunks, torch.from_numpy(rows).to(device), k, torch.ones(3, device=device))
+    found = gather(queries, Buffer.of(chunks), torch.from_numpy(rows).to(device), k, torch.ones(3, device=device))
     assert pairs(found) == expected(scores, k, [1] * 3, allowed)
     np.testing.assert_array_equal(found.scores.cpu(), scores[found.owners.cpu(), found.rows.cpu()])
 
@@ -152,7 +153,7 @@ def test_gather_of_other_rows_for_each(device):
     offsets = np.cumsum([0, *(len(each) for each in sets)]).tolist()
     allowed = np.stack([np.isin(np.arange(3_001), each) for each in sets])
     rows = torch.from_numpy(np.concatenate(sets)).to(device)
-    found = gather(queries, chunks, rows, 10, torch.zeros(4, device=device), offsets)
+    found = gather(queries, Buffer.of(chunks), rows, 10, torch.zeros(4, device=device), offsets)
     assert pairs(found) == expected(scores, 10, [0] * 4, allowed)
 
 
