@@ -67,10 +67,25 @@ bench: check $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py --peers chromadb,lancedb,qdrant,faiss,hnswlib --rows 50000
 	$(BIN)/python benchmarks/filters.py --peers faiss,chromadb
 
-# All that needs a GPU, in one command: the rooms that use a device, on the card, then the benchmark, where `auto` takes the card.
-gpu-check: $(VENV)/.test $(VENV)/.bench
-	$(BIN)/python -m pytest tests/kernels tests/index tests/embed -q --device cuda
-	$(BIN)/python benchmarks/run.py --peers faiss --rows 50000
+# All that needs a GPU, in one command: tests on the card, block sizes, benchmark, plots. Each call ends within MINUTES; run it again and
+# it goes on. Where no environment can be made (no network), or where CARRY names a folder with what is missing, PYTHON is taken as it is.
+STEP ?= all
+MINUTES ?= 9
+RESULTS ?= benchmarks/results
+CARRY ?=
+GPU_VENV ?= .venv-gpu
+
+gpu-check:
+	@test -n "$(CARRY)" || test -f $(GPU_VENV)/.installed || $(MAKE) --no-print-directory $(GPU_VENV)/.installed || echo "no environment can be made here: $(PYTHON) as it is"
+	python=$(PYTHON); test -n "$(CARRY)" || test ! -f $(GPU_VENV)/.installed || python=$(GPU_VENV)/bin/python; \
+	$$python benchmarks/gpu_check.py --step $(STEP) --minutes $(MINUTES) --results $(RESULTS) $(if $(CARRY),--carry $(CARRY))
+
+# faiss-gpu and faiss-cpu are one package: so this is an environment of its own.
+$(GPU_VENV)/.installed: constraints.txt pyproject.toml
+	test -x $(GPU_VENV)/bin/python || $(PYTHON) -m venv $(GPU_VENV)
+	$(GPU_VENV)/bin/python -m pip install --quiet --retries 1 --timeout 10 "$$(grep '^torch==' constraints.txt)" -c constraints.txt
+	$(GPU_VENV)/bin/python -m pip install --quiet -e '.[gpu,models,test]' -c constraints.txt
+	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-integrations $(DEMO) build *.egg-info
+	rm -rf $(VENV) $(GPU_VENV) .venv-integrations $(DEMO) build *.egg-info

@@ -1,8 +1,8 @@
 """What the planner takes under filters of every width and kind, beside what every other way would have cost.
 
-    python -m benchmarks.planner_grid [--rows 1000000] [--dim 128] [--vectors FILE.npy --metric cosine] [--folder DIR]
+    python -m benchmarks.planner_grid [--rows 1000000] [--dim 128] [--vectors FILE.npy --metric cosine] [--batches 1,8,32,100] [--folder DIR]
 
-For each cell every way answers the same queries, in turns, the fastest of several runs counting. Regret is the median time of the way
+The queries of a batch share one filter, which is for or against the first of them. For each cell every way answers the same queries, in turns, the fastest of several runs counting; to each belongs the time of planning. Regret is the median time of the way
 the planner took as a multiple of the fastest way whose recall in the cell is at least 0.98. With --folder the indexes are kept there.
 """
 
@@ -34,11 +34,12 @@ from chroma_gpu.store.vectors import VectorFile
 
 SHARES = (0.9, 0.5, 0.1, 0.02, 0.01, 0.003, 0.0001)
 KINDS = ("random", "correlated", "anti-correlated")
+LEAST_BATCHES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One share and kind of filter.
+    """One share and kind of filter, asked with so many queries at once.
 
     taken      the ways the planner took, most often first; predicted: the cost it expected
     times      median microseconds of each way that was asked; recalls: theirs
@@ -46,6 +47,7 @@ class Cell:
 
     share: float
     kind: str
+    batch: int
     taken: str
     predicted: dict[str, float]
     times: dict[str, float]
@@ -64,7 +66,7 @@ class Cell:
             + f" r{self.recalls[way]:.3f}"
             for way, spent in self.times.items()
         )
-        return f"{100 * self.share:6g} % {self.kind:16} {self.taken:14} regret {self.regret:5.2f}  {ways}"
+        return f"{100 * self.share:6g} % {self.kind:16} x{self.batch:<4}{self.taken:14} regret {self.regret:5.2f}  {ways}"
 
 
 def cell(
@@ -75,10 +77,11 @@ def cell(
     metric: Metric,
     share: float,
     kind: str,
+    batch: int,
     runs: int,
     k: int = 10,
 ) -> Cell:
-    """Measure all ways on these queries, each with a filter of its own.
+    """Measure all ways on these queries, each batch with a filter of its own.
 
     Ways that are expected to take more than eight times as long as the one that is taken are not asked.
     """
@@ -86,23 +89,24 @@ def cell(
     recalls: dict[str, list[float]] = defaultdict(list)
     predicted: dict[str, float] = {}
     taken: dict[str, int] = defaultdict(int)
-    for number, query in enumerate(queries):
-        mask = RowSet.where(passing(vectors, query, metric, share, kind, number))
-        plan = nearest.plan(query[None], k, mask, len(mask))
+    for number in range(len(queries) // batch):
+        asking = queries[number * batch : (number + 1) * batch]
+        mask = RowSet.where(passing(vectors, asking[0], metric, share, kind, number))
+        plan = nearest.plan(asking, k, mask, len(mask))
         taken[plan.name] += 1
         # By these costs no index begins with an exact scan, so that each shows what it is.
-        keen = replace(indexes.costs, call=1e12, doubt=0.0)
-        shown = planner.plan(len(mask), mask.size, k, 1, len(query), indexes.choices(), keen)
+        keen = replace(indexes.costs, call=1e12, doubt=0.0, lost=0.0)
+        shown = planner.plan(len(mask), mask.size, k, batch, asking.shape[1], indexes.choices(), keen)
         costs = {str(each): each.cost if each.kind else each.cost - 1e12 for each in shown.considered}
         predicted = {name: cost for name, cost in costs.items() if cost <= 8 * plan.cost or name == "gather"}
         asked = {str(each): plan.taking(each) for each in shown.considered if str(each) in predicted}
-        spent, found = _in_turns(nearest, asked, plan, keen, query[None], mask, runs)
+        spent, found = _in_turns(nearest, asked, plan, keen, asking, mask, runs)
         for name, hits in found.items():
             times[name].append(spent[name])
             recalls[name].append(recall(hits, found["gather"]))
     means = {name: float(np.mean(each)) for name, each in recalls.items()}
     most = max(taken, key=lambda name: taken[name])
-    return Cell(share, kind, most, predicted, {name: median(each) for name, each in times.items()}, means)
+    return Cell(share, kind, batch, most, predicted, {name: median(each) for name, each in times.items()}, means)
 
 
 def passing(
@@ -127,7 +131,7 @@ def passing(
 
 
 def _in_turns(
-    nearest: Nearest, asked: dict[str, Plan], plan: Plan, keen: Costs, query: Vectors, mask: RowSet, runs: int
+    nearest: Nearest, asked: dict[str, Plan], plan: Plan, keen: Costs, queries: Vectors, mask: RowSet, runs: int
 ) -> tuple[dict[str, float], dict[str, Hits]]:
     """(microseconds, answers) of each way and of the planner's choice."""
     spent: dict[str, float] = {}
@@ -135,23 +139,32 @@ def _in_turns(
     for _ in range(runs):
         for name, way in [*asked.items(), ("planner", plan)]:
             costs = None if name == "planner" else keen
-            nearest.run(way, query, mask, costs)  # a way that reads all vectors leaves the caches of the next one empty
+            nearest.run(way, queries, mask, costs)  # a way that reads all vectors leaves the caches of the next one empty
             before = perf_counter()
-            if name == "planner":
-                nearest.plan(query, plan.k, mask, plan.candidates)
-            found[name] = nearest.run(way, query, mask, costs)
+            nearest.plan(queries, plan.k, mask, plan.candidates)
+            found[name] = nearest.run(way, queries, mask, costs)
             took = 1e6 * (perf_counter() - before)
             spent[name] = min(took, spent.get(name, took))
     return spent, found
 
 
 def grid(
-    nearest: Nearest, indexes: Indexes, vectors: Vectors, queries: Vectors, metric: Metric, shares: Sequence[float], runs: int
+    nearest: Nearest,
+    indexes: Indexes,
+    vectors: Vectors,
+    queries: Vectors,
+    metric: Metric,
+    shares: Sequence[float],
+    batches: Sequence[int],
+    runs: int,
+    each: int,
 ) -> Iterator[Cell]:
-    """Every share and kind."""
-    for share in shares:
-        for kind in KINDS:
-            yield cell(nearest, indexes, vectors, queries, metric, share, kind, runs)
+    """Every share, kind and size of batch.  each: queries of a cell, more where these are fewer than ``LEAST_BATCHES`` batches"""
+    for batch in batches:
+        asked = queries[: max(LEAST_BATCHES, each // batch) * batch]
+        for share in shares:
+            for kind in KINDS:
+                yield cell(nearest, indexes, vectors, asked, metric, share, kind, batch, runs)
 
 
 def main() -> None:
@@ -162,12 +175,14 @@ def main() -> None:
     parser.add_argument("--metric", type=Metric, default=Metric.L2)
     parser.add_argument("--folder", type=Path, help="where vectors and indexes are kept for the next time")
     parser.add_argument("--shares", type=lambda text: [float(each) for each in text.split(",")], default=list(SHARES))
-    parser.add_argument("--queries", type=int, default=8)
+    parser.add_argument("--batches", type=lambda text: [int(each) for each in text.split(",")], default=[1])
+    parser.add_argument("--queries", type=int, default=24)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--shipped", action="store_true", help="go by the shipped figures instead of a calibration")
     given = parser.parse_args()
-    both = folded(given.rows + given.queries, given.dim) if given.vectors is None else np.load(given.vectors).astype(np.float32)
-    vectors, queries = both[: -given.queries], both[-given.queries :]
+    held_out = max(given.queries, LEAST_BATCHES * max(given.batches))
+    both = folded(given.rows + held_out, given.dim) if given.vectors is None else np.load(given.vectors).astype(np.float32)
+    vectors, queries = both[:-held_out], both[-held_out:]
     with TemporaryDirectory() as temporary:
         folder: Path = given.folder or Path(temporary)
         folder.mkdir(exist_ok=True)
@@ -189,7 +204,9 @@ def main() -> None:
             queries,
             given.metric,
             given.shares,
+            given.batches,
             given.runs,
+            given.queries,
         ):
             print(each, flush=True)
             cells.append(each)

@@ -16,8 +16,9 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
-from benchmarks import filter_report  # noqa: E402
+from benchmarks import filter_report, gpu_report  # noqa: E402
 from benchmarks.cases import CASES, Case  # noqa: E402
+from benchmarks.gpu_cases import gpu_rows  # noqa: E402
 from benchmarks.tables import OURS, REFERENCE, Row, cell, found, head, line, measured_on, ratio  # noqa: E402
 
 README: Final = ROOT / "README.md"
@@ -35,7 +36,8 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--filters", type=Path, default=FILTERS, help="the page with the tables of filtered search")
     options = parser.parse_args(given)
     rows = newest_run(options.results)
-    pages = {options.readme: table(rows), options.filters: filter_tables(options.results)}
+    gpu = gpu_report.readme(gpu_rows(options.results))
+    pages = {options.readme: table(rows) + (f"\n\n{gpu}" if gpu else ""), options.filters: filter_tables(options.results)}
     old = {page: page.read_text() for page in pages}
     new = {page: with_table(old[page], made) for page, made in pages.items()}
     if options.check:
@@ -50,12 +52,17 @@ def main(given: Sequence[str] | None = None) -> int:
 
 def newest_run(results: Path, script: str = "run.py") -> list[Row]:
     """The rows of the run of a script that was started last, from all its files. Raises ValueError if there is none."""
-    files = [file for file in sorted(results.glob("*.jsonl")) if file.name.startswith("filters-") == (script == "filters.py")]
+    files = [file for file in sorted(results.glob("*.jsonl")) if _script(file) == script]
     rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     if not rows:
         raise ValueError(f"no results in {results}: python benchmarks/{script} makes some")
     newest = max(row["run"] for row in rows)
     return [row for row in rows if row["run"] == newest]
+
+
+def _script(file: Path) -> str:
+    """Which script has written a file."""
+    return {"filters": "filters.py", "gpu": "gpu.py"}.get(file.name.split("-")[0], "run.py")
 
 
 def filter_tables(results: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, fields
@@ -101,6 +102,18 @@ class Settings:
     device: str = "auto"
     """Where models and GPU indexes run: "auto", "cpu", "cuda", "cuda:1", "mps". auto takes CUDA where there is one."""
 
+    devices: str = ""
+    """The GPUs over which the rows of exact indexes are dealt: "cuda:0,cuda:1", or "all". Empty: ``device`` alone."""
+
+    vram_limit: str = "80%"
+    """How much of a GPU's memory the vectors of all collections may take: bytes, "8GB" (GiB: "8GiB"), or a share of what is free when
+    it is first used. What does not fit in 16 bit is kept in 8 bit, with the same answers; then the collections that were not searched
+    for longest make room; what does not fit at all is searched on the CPU, with a warning."""
+
+    precision: str = "exact"
+    """What a search on a GPU promises: "exact", the answer of float32 brute force, whatever is kept there; "fast", distances by the 16-
+    or 8-bit codes, which saves reading the vectors of what was found. Explanations and hits say which it was."""
+
     index: str = "auto"
     """Which index serves queries: "auto" picks by size and device; "flat" is exact on ``device``, "codes" scans compact codes on
     the CPU and reranks exactly, "hnsw" is a FAISS graph on the CPU. All find every acknowledged row at once."""
@@ -121,9 +134,9 @@ class Settings:
     The file grows with its content, not with this number."""
 
     document_index: str = "full"
-    """What is indexed of documents when they are written: "full", the three-byte strings that ``$contains`` and ``$regex`` look for and
-    the words of ranked full text; "grams", the former alone; "none". Costs 5 µs and 190 bytes of disk for a document of 65 bytes,
-    70 µs and 1,100 bytes for one of 945; "grams" two thirds of the bytes and half of the time. What was not indexed is read whole when
+    """What is indexed of documents when they are written: "full", the three-byte strings and runs of letters that ``$contains`` and
+    ``$regex`` look for and the words of ranked full text; "grams", the former alone; "none". Costs 8 µs and 230 bytes of disk for a
+    document of 65 bytes, 110 µs and 1,450 bytes for one of 945; "grams" three quarters of the bytes and two thirds of the time. What was not indexed is read whole when
     it is asked for."""
 
     filter_memory: int = 256 << 20
@@ -184,6 +197,7 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "index": ("auto", "flat", "codes", "hnsw"),
     "document_index": ("full", "grams", "none"),
     "vector_index": ("given", "hnsw", "spann"),
+    "precision": ("exact", "fast"),
 }
 _SHARES: Final = frozenset({"recall", "plan_check"})
 _TRUE: Final = frozenset({"1", "true", "yes", "on", "t", "y"})
@@ -219,8 +233,12 @@ def _checked(name: str, value: Any, default: Any) -> Any:
         return value
     if isinstance(default, str):
         value = os.fspath(value) if isinstance(value, Path) else value
+        if name == "vram_limit" and not isinstance(value, str | bool):
+            value = default if value is None else str(value)
         if not isinstance(value, str):
             raise ValueError(f"setting {name} must be a str, got {value!r}")
+        if name == "vram_limit":
+            memory(value)
         if name in _CHOICES and value not in _CHOICES[name]:
             raise ValueError(f"setting {name} must be one of {', '.join(_CHOICES[name])}, got {value!r}")
         return value
@@ -237,12 +255,37 @@ def _checked(name: str, value: Any, default: Any) -> Any:
     return number
 
 
+_UNITS: Final = {"": 1, **{unit + "B": 1000**i for i, unit in enumerate(("", "K", "M", "G", "T"))}}
+_BINARY_UNITS: Final = {unit + "iB": 1024**i for i, unit in enumerate(("K", "M", "G", "T"), 1)}
+
+
+def memory(text: str) -> int | float:
+    """An amount of memory: bytes as an int for "8000000000", "8GB" or "7.5GiB", a share as a float for "80%".  Raises ValueError"""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%|[KMGT]?i?B|)\s*", text, re.IGNORECASE)
+    units = {unit.lower(): size for unit, size in (_UNITS | _BINARY_UNITS).items()}
+    if found is not None:
+        number, unit = float(found[1]), found[2].lower()
+        if unit == "%" and 0 < number <= 100:
+            return number / 100
+        if unit in units and int(number * units[unit]) > 0:
+            return int(number * units[unit])
+    raise ValueError(f'an amount of memory is bytes, "8GB", "8GiB" or "80%", got {text!r}')
+
+
 def cache_directory() -> Path:
     """Where Hugging Face keeps downloaded models: HF_HUB_CACHE, else HF_HOME/hub, else ~/.cache/huggingface/hub."""
     if hub := os.environ.get("HF_HUB_CACHE"):
         return Path(hub)
     home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
     return Path(home) / "hub"
+
+
+def tuning_file() -> Path:
+    """Where block sizes of kernels that a card has measured are kept: CHROMA_GPU_TUNING, else ~/.cache/chroma_gpu/tuning.json
+    (below XDG_CACHE_HOME where that is set)."""
+    if given := os.environ.get("CHROMA_GPU_TUNING"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chroma_gpu" / "tuning.json"
 
 
 def secret(variable: str) -> str | None:

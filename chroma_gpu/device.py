@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from chroma_gpu.config import memory
 from chroma_gpu.errors import DeviceError
 
 T = TypeVar("T")
@@ -50,8 +51,10 @@ def pick(device: str = "auto") -> str:
     """The device to use: "auto" is "cuda" where there is one, else "cpu"; a name is itself if it is there.
 
     "mps" is taken only when asked for: auto stays with the two devices that every part of the package supports.
-    Raises DeviceError, naming the devices that are there.  Cost: imports torch.
+    Raises DeviceError, naming the devices that are there.  Cost: imports torch, but for "cpu".
     """
+    if device == "cpu":
+        return device
     import torch
 
     if device == "auto":
@@ -126,6 +129,32 @@ def total_memory(device: str) -> int | None:
     return int(torch.cuda.get_device_properties(device).total_memory) if device.startswith("cuda") else None
 
 
+def free_memory(device: str) -> int | None:
+    """Bytes that are free on a CUDA device, for whoever comes first; None for the others.  Cost: starts a CUDA context"""
+    import torch
+
+    return int(torch.cuda.mem_get_info(device)[0]) if device.startswith("cuda") else None
+
+
+def memory_limit(limit: str, device: str) -> int:
+    """Bytes of ``Settings.vram_limit`` on a device: an amount, or a share of what is free now; no end where nobody knows that."""
+    wanted = memory(limit)
+    if isinstance(wanted, int):
+        return wanted
+    free = free_memory(device)
+    return sys.maxsize if free is None else int(wanted * free)
+
+
+def several(given: str) -> tuple[str, ...]:
+    """The devices of a list: names with commas between them, or "all" for every CUDA device there is.
+
+    Raises   DeviceError, naming the devices that are there
+    """
+    if given == "all":
+        return tuple(name for name in available() if name.startswith("cuda")) or (pick(),)
+    return tuple(pick(name.strip()) for name in given.split(","))
+
+
 def with_smaller_batches(
     run: Callable[[npt.NDArray[np.intp]], T],
     rows: npt.NDArray[np.intp],
@@ -175,6 +204,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(
         phrase in text for phrase in ("out of memory", "can't allocate memory", "not enough memory", "cublas_status_alloc_failed")
+    )
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether the error says that a device does not work any more, for this process at least."""
+    text = str(error).lower()
+    return (
+        isinstance(error, RuntimeError)
+        and not is_out_of_memory(error)
+        and any(
+            phrase in text
+            for phrase in ("cuda error", "device-side assert", "hip error", "uncorrectable ecc", "driver shutting down")
+        )
     )
 
 

@@ -1,7 +1,8 @@
 """The rows of one chunk that have something in common, in as few bytes as they need.
 
-The containers of Roaring bitmaps (https://github.com/RoaringBitmap/RoaringFormatSpec): an array, a bitmap or runs, whichever is
-smallest, behind one byte that says which. A chunk has CHUNK rows; a place is a row's position in its chunk.
+The containers of Roaring bitmaps (https://github.com/RoaringBitmap/RoaringFormatSpec), an array, a bitmap or runs, behind one byte
+that says which: an array or runs, whichever are smaller, as long as they fit into a page of LMDB, beyond that a bitmap, which is read
+faster. A chunk has CHUNK rows; a place is a row's position in its chunk.
 """
 
 from __future__ import annotations
@@ -25,22 +26,25 @@ Places: TypeAlias = npt.NDArray[np.uint16]
 Words: TypeAlias = npt.NDArray[np.uint64]
 """[WORDS] uint64: the bitmap of a chunk, little-endian as in RowSet."""
 
+Postings: TypeAlias = Sequence[tuple[int, bytes]]
+"""Rows as containers with their chunks, which ascend; a chunk may have several, or none."""
+
 
 def encoded(places: Places) -> bytes:
-    """The smallest container."""
+    """The container of some places."""
     n = len(places)
     if n == 1:
         return _ARRAY + places.tobytes()
     starts = _run_starts(places)
-    if 4 * len(starts) < min(2 * n, CHUNK // 8):
+    if 4 * len(starts) < 2 * n and 4 * len(starts) <= _LARGEST:
         return _RUNS + _runs(places, starts).tobytes()
-    if 2 * n <= CHUNK // 8:
+    if 2 * n <= _LARGEST:
         return _ARRAY + places.astype("<u2", copy=False).tobytes()
     return _BITMAP + _bits(places).tobytes()
 
 
 def few(places: Sequence[int]) -> bytes:
-    """A container of some places that are not worth asking what would be smallest."""
+    """An array of so few places that it is not worth asking whether runs would be smaller."""
     return _ARRAY + struct.pack(f"<{len(places)}H", *places)
 
 
@@ -58,7 +62,7 @@ def extended(container: bytes, places: Places) -> bytes:
             joined = np.array([[runs[-1, 0], runs[-1, 1] + more[0, 1] + 1]], "<u2")
             runs, more = runs[:-1], np.concatenate((joined, more[1:]))
         runs = np.concatenate((runs, more))
-        if 4 * len(runs) < min(2 * (len(runs) + int(runs[:, 1].sum(dtype=np.int64))), CHUNK // 8):
+        if 4 * len(runs) < 2 * (len(runs) + int(runs[:, 1].sum(dtype=np.int64))) and 4 * len(runs) <= _LARGEST:
             return _RUNS + runs.tobytes()
     return encoded(np.concatenate((decoded(container), places)))
 
@@ -94,7 +98,8 @@ def mark(container: bytes, words: Words) -> None:
     """Set the bits of a container's places; the others stay."""
     kind, body = container[:1], memoryview(container)[1:]
     if kind == _BITMAP:
-        words |= np.frombuffer(body, "<u8")
+        # Words of a copy lie where they are read fastest; behind the first byte they do not.
+        words |= np.frombuffer(container[1:], np.uint64)
     elif kind == _RUNS:
         runs = np.frombuffer(body, "<u2").reshape(-1, 2)
         if len(runs) < _FEW:
@@ -111,16 +116,28 @@ def mark(container: bytes, words: Words) -> None:
             words |= _bits(places)
 
 
-def mark_all(containers: Iterable[bytes], words: Words) -> None:
-    """``mark`` for many.  Cost: one pass for all arrays together"""
-    arrays = []
-    for container in containers:
-        if container[:1] == _ARRAY:
-            arrays.append(container[1:])
-        else:
-            mark(container, words)
+def union(postings: Postings, chunks: int) -> Words:
+    """[chunks * WORDS] uint64: the bitmap of rows of so many chunks.
+
+    Cost  2 µs a bitmap; 15 µs for all arrays together, and 2 ns a place where no chunk is there twice, else up to 8
+    """
+    words = np.zeros(chunks * WORDS, np.uint64)
+    arrays = [container[1:] for _, container in postings if container.startswith(_ARRAY)]
+    if len(arrays) < len(postings):
+        for chunk, container in postings:
+            if not container.startswith(_ARRAY):
+                mark(container, words[chunk * WORDS : (chunk + 1) * WORDS])
     if arrays:
-        mark(_ARRAY + b"".join(arrays), words)
+        firsts = np.array([chunk * CHUNK for chunk, container in postings if container.startswith(_ARRAY)], np.uint32)
+        rows = np.repeat(firsts, [len(array) // 2 for array in arrays]) + np.frombuffer(b"".join(arrays), "<u2")
+        # Where each bit is set once, adding is as good as "or", and four times as fast in numpy.
+        once = len({chunk for chunk, _ in postings}) == len(postings)
+        if len(rows) <= (_SCATTERED if once else _SCATTERED // 4):
+            mark_in = np.add if once else np.bitwise_or
+            mark_in.at(words.view(np.uint8), rows >> 3, np.left_shift(np.uint8(1), (rows & 7).astype(np.uint8)))
+        else:
+            _mark_rows(rows, words)
+    return words
 
 
 def count(container: bytes) -> int:
@@ -139,7 +156,12 @@ _RUNS: Final = b"r"
 _BITMAP: Final = b"b"
 _SMALL: Final = 512
 """Bytes up to which an array is extended without asking whether runs would be smaller."""
+_LARGEST: Final = 4074
+"""Bytes of the largest array and of the most runs: with its kind and the seal of a stored value it fills a page of LMDB."""
 _FEW: Final = 8
+_SCATTERED: Final = 1 << 16
+"""Up to so many places are marked one by one."""
+_AT_ONCE: Final = 4
 
 
 def _run_starts(places: Places) -> npt.NDArray[np.intp]:
@@ -157,11 +179,24 @@ def _places(words: Words) -> Places:
 
 
 def _is_bitmap(words: Words) -> bool:
-    """Whether no other container is smaller than a bitmap."""
+    """Whether neither an array nor runs are small enough."""
     starts = words & ~(words << np.uint64(1))
     starts[1:] &= ~(words[:-1] >> np.uint64(63))
     runs, n = int(np.bitwise_count(starts).sum(dtype=np.int64)), int(np.bitwise_count(words).sum(dtype=np.int64))
-    return min(2 * n, 4 * runs) >= CHUNK // 8 and 2 * n > CHUNK // 8
+    return min(2 * n, 4 * runs) > _LARGEST
+
+
+def _mark_rows(rows: npt.NDArray[np.uint32], words: Words) -> None:
+    """Set the bits of rows whose chunks ascend; some chunks at a time, so that the flags stay in a cache."""
+    size = min(len(words) * 64, _AT_ONCE * CHUNK)
+    flags = np.empty(size, np.bool_)
+    starts = range(0, len(words) * 64, size)
+    for start, some in zip(starts, np.split(rows, np.searchsorted(rows, starts[1:])), strict=True):
+        if len(some):
+            flags[:] = False
+            flags[some - np.uint32(start)] = True
+            here = words[start // 64 : (start + size) // 64]
+            here |= np.packbits(flags, bitorder="little").view(np.uint64)[: len(here)]
 
 
 def _bits(places: Places) -> Words:

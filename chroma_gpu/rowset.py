@@ -43,11 +43,11 @@ class RowSet:
         if len(rows):
             if rows.max() >= size:
                 raise IndexError(f"row {rows.max()} is not below {size}")
-            rows = rows if (rows[1:] >= rows[:-1]).all() else np.sort(rows)
-            at = rows >> 6
-            starts = np.concatenate(([0], np.flatnonzero(at[1:] != at[:-1]) + 1))
-            bits = np.left_shift(np.uint64(1), (rows & 63).astype(np.uint64))
-            found.words[at[starts]] = np.bitwise_or.reduceat(bits, starts)
+            if not (rows[1:] > rows[:-1]).all():
+                rows = np.sort(rows)
+                rows = rows[np.append(True, rows[1:] != rows[:-1])]
+            # Each bit is set once, so adding is as good as "or", and several times as fast in numpy.
+            np.add.at(found.bytes(), rows >> 3, np.left_shift(np.uint8(1), (rows & 7).astype(np.uint8)))
         return found
 
     @classmethod

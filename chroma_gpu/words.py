@@ -34,7 +34,7 @@ LONGEST: Final = 65_535
 
 
 class Indexing(StrEnum):
-    """What is indexed of documents: three-byte strings and words, the former alone, or nothing."""
+    """What is indexed of documents: three-byte strings with runs of letters, and words; the former alone; or nothing."""
 
     FULL = "full"
     GRAMS = "grams"

@@ -25,6 +25,10 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     settings.load_profile("default")
+    # `@triton.jit` reads this once, where it stands: without a card its kernels run in Triton's interpreter or not at all. Set here,
+    # before any test module is imported, and not with the variables above, because --device decides.
+    if config.getoption("--device") == "cpu":
+        os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     **dict.fromkeys(GROUND, GROUND),
     "kernels": GROUND,
     "embed": GROUND | {"kernels"},
-    "filter": GROUND,
+    "filter": GROUND | {"kernels"},
     "index": GROUND | {"kernels"},
     "store": GROUND,
     "engine": GROUND | {"filter", "index", "store"},

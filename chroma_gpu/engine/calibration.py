@@ -1,8 +1,9 @@
-"""Calibration: the costs of this machine and table, measured in a second or two on the table's own vectors.
+"""Calibration: the costs of this machine and table, measured in a fraction of a second on the table's own vectors.
 
 Each way is timed at two or more sizes, the fastest of several runs counting, and the shipped figures are scaled to what was seen: the
 slope gives what a row costs, the rest what a call costs. No figure moves by more than a factor of 8, so that a busy moment cannot
-turn the planner round. The graph is also asked what it finds, and its lists are lengthened if that is too little.
+turn the planner round. The graph is also asked what it finds, and its lists are lengthened if that is too little; the codes, how often
+their guard fails.
 
 Kept as ``calibration.json`` beside the checkpoints, for one machine, one version of the libraries and about one size of the table.
 """
@@ -40,22 +41,34 @@ GROWTH: Final = 4
 MOST: Final = 8.0
 """Most that a figure is scaled by, up or down."""
 
-GRAPH_RECALL: Final = 0.992
+GRAPH_RECALL: Final = 0.985
 """What a graph is to find without a filter; its lists grow by one of ``BREADTHS`` to get there. Below the
-first of them one query in a hundred was lost as a whole at 1,000,000 rows, where no sample can see it."""
+first of them one query in a hundred was lost as a whole at 1,000,000 rows, where no sample can see it. Above
+it, what a graph of so many rows misses is mostly not linked: lists twice as long found 0.001 more."""
 
 BREADTHS: Final = (1.5, 2.0, 3.0)
 
 _K: Final = 10
 _RUNS: Final = 5
+_PATIENCE: Final = 0.02
+"""Seconds after which something that was done three times, the first of them for pages that nobody has read, is not done once more."""
+_IN_ORDER: Final = 1 << 25
+"""Coordinates that are read in order, at most."""
 _NEVER: Final = 1e12
 """Microseconds of an exact search that no index begins with."""
 _COPY: Final = 0.75
 """Part of the cost of a copied row that is the copy; the rest is its score."""
-_TRUTH: Final = 0.3
-"""Seconds that finding the truth for the graph may take, but for ..."""
-_LEAST: Final = 16
+_BATCH: Final = 16
+"""Queries of a product of matrices, and ..."""
+_PRODUCTS: Final = (1 << 22, 1 << 24)
+"""... the coordinates of the rows in it: more than caches hold."""
+_TRUTH: Final = 0.2
+_GUARDS: Final = 0.12
+"""Seconds that finding the truth for the graph, and trying the codes, may take, but for ..."""
+_LEAST: Final = 6
 """... so many queries."""
+_BELIEF: Final = 4
+"""Queries that the shipped shares of failing guards stand for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +100,7 @@ def calibrate(
 
     source   at least 64 rows, which are in the indexes
     indexes  by kind; those on other devices are left as they are
-    Cost     some 0.2 s at 50,000 x 384; 1 to 3 s at 1,000,000 x 128, most of it the graph's
+    Cost     0.3 s at 50,000 x 384 and 0.7 to 0.9 s at 1,000,000 x 128 on two busy cores; every part is bounded
     """
     started = clock()
     measure = _Measure(source, metric, indexes, clock)
@@ -97,7 +110,8 @@ def calibrate(
     found, breadth = factors.pop("found", None), factors.pop("breadth", SHIPPED.breadth)
     if "codes" in indexes:
         factors |= measure.codes(indexes["codes"], SHIPPED.scaled(**factors))
-    costs = replace(SHIPPED.scaled(**factors), found=found, breadth=breadth)
+    widened, lost = factors.pop("widened", SHIPPED.widened), factors.pop("lost", SHIPPED.lost)
+    costs = replace(SHIPPED.scaled(**factors), found=found, breadth=breadth, widened=widened, lost=lost)
     return Calibration(costs, measure.rows, clock() - started, factors)
 
 
@@ -154,11 +168,11 @@ class _Measure:
         self.norms = next((each for each in known if each is not None), None)
         if self.norms is None:
             self.norms = scoring.norms(source.block(0, self.rows))
-        source.block(0, self.rows)[:, 0].max()  # the first to touch a page of a mapped file pays for it, which is not meant here
         self.rng = np.random.default_rng(self.rows)
-        # The stored points themselves would be found too easily. Half a deviation away a graph found what it finds for points held out.
-        near = source.gather(self._some(24))
-        self.queries: Vectors = near + self.rng.standard_normal(near.shape, np.float32) * (0.5 * near.std(axis=0))
+        self.stored = source.gather(self._some(24))
+        # By a graph stored points are found too easily. Half a deviation away it found what it finds for points held out.
+        away = self.rng.standard_normal(self.stored.shape, np.float32) * (0.5 * self.stored.std(axis=0))
+        self.queries: Vectors = self.stored + away
 
     def exact_ways(self) -> dict[str, float]:
         """Factors of the figures of calls, of scattered rows and of rows in order."""
@@ -166,9 +180,14 @@ class _Measure:
         first = exact.IN_PLACE // self.dim + 1
         sizes = [32, *(min(self.rows // 2, first * step) for step in (2, 8, 24))]
         scattered = _slope([self._scattered(m) for m in sizes], [SHIPPED.exact_rows(m, self.dim) for m in sizes])
-        blocks = [min(self.rows, 1 << 18) // part for part in (8, 2, 1, 1)]
+        blocks = [min(self.rows, _IN_ORDER // self.dim) // part for part in (8, 2, 1, 1)]
         read = _slope(
             [self._fastest(partial(self._in_order, m)) for m in blocks], [SHIPPED.exact_block(m, m, self.dim) for m in blocks]
+        )
+        several = [min(self.rows, coordinates // self.dim) for coordinates in _PRODUCTS]
+        product = _slope(
+            [self._fastest(partial(self._in_order, m, _BATCH)) for m in several],
+            [SHIPPED.exact_block(m, m, self.dim, _BATCH) for m in several],
         )
         few = self._some(min(4_096, self.rows))
         copied = self._fastest(lambda: self.source.gather(few)) / (_COPY * SHIPPED.copied * len(few) * self.dim)
@@ -180,6 +199,9 @@ class _Measure:
             # Measured over and over, rows lie in caches where they do not lie when a query comes; a scan is never believed to be so fast.
             "read": max(1.0, read),
             "copied": _clamped(copied),
+            "packed": product,
+            "multiplied": product,
+            "scored": product,
         }
 
     def graph(self, index: Index, costs: Costs, truth: Index | None) -> dict[str, float]:
@@ -208,26 +230,44 @@ class _Measure:
             fetch, ef = broad.graph_ef(int(index.spec.params.get("ef_search", 200)), _K, 1, 1)
             ratios.append(_usual(spent) / costs.graph(ef, self.dim, fetch))
             found = common / (_K * len(true))
-            if found >= GRAPH_RECALL:
+            if common >= GRAPH_RECALL * _K * len(true) - 1:  # one that is missing says little
                 break
         factor = _clamped(min(ratios))
         return {"rerank": factor, "hop": factor, "visit": factor, "fetched": factor, "breadth": breadth, "found": found}
 
     def codes(self, index: Index, costs: Costs) -> dict[str, float]:
-        """Factors of the figures of codes."""
-        fetch, never = codes_fetch(_K), replace(costs, call=_NEVER)
-        spent = _usual([self._fastest(partial(index.search, query[None], _K, None, never), 2) for query in self.queries[:8]])
+        """Factors of the figures of codes, and the shares of searches whose guard fails.
+
+        Stored points are asked: their guards fail as often as those of points held out, and those half a deviation away more often.
+        """
+        fetch, never = codes_fetch(_K, self.rows), replace(costs, call=_NEVER)
+        spent: list[float] = []
+        guards: list[str | None] = []
+        until = self.clock() + _GUARDS
+        for query in self.stored:
+            search = partial(index.search, query[None], _K, None, never)
+            guards.append(search().guard)
+            if guards[-1] == "passed":
+                spent.append(self._fastest(search, 2))
+            if self.clock() > until and len(guards) >= _LEAST:
+                break
         fixed = costs.rerank + fetch * costs.fetched
         scan = costs.codes(self.rows, self.rows, code_width(self.dim), fetch) - fixed
-        return {"bit": _clamped((spent - fixed) / scan)}
+        if not spent:  # then each of them was scanned twice, or once and all vectors after it
+            spent.append(self._fastest(search, 2) / 2)
+        widened, lost = (
+            (guards.count(guard) + _BELIEF * usual) / (len(guards) + _BELIEF)
+            for guard, usual in (("widened", SHIPPED.widened), ("exact", SHIPPED.lost))
+        )
+        return {"bit": _clamped((_usual(spent) - fixed) / scan), "widened": widened, "lost": lost}
 
     def _scattered(self, rows: int) -> float:
         """Microseconds of so many scattered rows; the same in each run, as the rows of a filter are when it is asked again."""
         some, query = self._some(rows), self.queries[:1]
         return self._fastest(lambda: exact.search_rows(query, self.source, some, _K, self.metric, self.norms))
 
-    def _in_order(self, rows: int) -> object:
-        return exact.search_block(self.queries[:1], self.source, 0, rows, None, _K, self.metric, self.norms)
+    def _in_order(self, rows: int, queries: int = 1) -> object:
+        return exact.search_block(self.queries[:queries], self.source, 0, rows, None, _K, self.metric, self.norms)
 
     def _some(self, rows: int) -> Rows:
         """So many rows, ascending, others each time."""
@@ -235,8 +275,8 @@ class _Measure:
 
     def _fastest(self, work: Callable[[], object], runs: int = _RUNS) -> float:
         """Microseconds."""
-        spent = []
-        for _ in range(runs):
+        spent: list[float] = []
+        while len(spent) < min(runs, 3) or (len(spent) < runs and sum(spent[1:]) < _PATIENCE):
             before = self.clock()
             work()
             spent.append(self.clock() - before)

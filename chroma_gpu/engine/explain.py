@@ -67,6 +67,7 @@ class Search:
     microseconds  what it took, planning included
     exact         the answer is proved to equal brute force
     guard         how an approximate answer was checked: "passed", "widened", "exact"; None where there was nothing to check
+    on            of a search on a GPU: what was read there, and where, "a mask of int8 on cuda"
     """
 
     field: str
@@ -79,6 +80,7 @@ class Search:
     exact: bool
     guard: str | None
     considered: tuple[Considered, ...] = ()
+    on: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +219,7 @@ def _search(searched: Searched) -> Search:
         exact=hits.exact,
         guard=hits.guard,
         considered=() if plan is None else tuple(_considered(plan)),
+        on=None if plan is None else plan.on,
     )
 
 
@@ -247,7 +250,8 @@ def _lines(said: Explanation) -> Iterator[str]:
         expected = "" if search.expected is None else f", expected {_time(search.expected)}"
         checked = "" if search.guard is None else f", guard: {search.guard}"
         sure = "exact" if search.exact else "approximate"
-        yield f"search     {_time(search.microseconds)}: {search.way} for {search.k:,} of {search.field}{many}{expected}; {sure}{checked}"
+        way = search.way if search.on is None else f"{search.way}, {search.on},"
+        yield f"search     {_time(search.microseconds)}: {way} for {search.k:,} of {search.field}{many}{expected}; {sure}{checked}"
         for each in search.considered:
             if not each.taken:
                 recall = "" if each.recall is None else f", recall {each.recall:g}"

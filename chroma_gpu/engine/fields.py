@@ -45,6 +45,7 @@ class Fields:
         self._cache = cache
         self._lock = threading.RLock()
         self._answers = cache.section()
+        self._lasting = cache.section()
         self._index: KeptIndex | None = None
         self._folds = -1
         self._overlay = Overlay(0)
@@ -57,7 +58,8 @@ class Fields:
 
         Raises  KeyError if the inverted index went on meanwhile: then catch up with a later one
         Cost    the metadata of the rows that were appended or rewritten since the last call is read; after a change of the inverted
-                index, that of the rows it does not know, and one key for each field
+                index, that of the rows it does not know, and one key for each field. What filters ask is read again only of chunks of
+                rows in which it has changed
         """
         with self._lock:
             view = self._view
@@ -71,6 +73,7 @@ class Fields:
         """Give the memory back. What it returned goes on answering."""
         with self._lock:
             self._answers.drop()
+            self._lasting.drop()
             if self._index is not None:
                 self._index.drop()
 
@@ -103,7 +106,7 @@ class Fields:
         if self._index is not None:
             self._index.drop()
         inverted = store.inverted(state.folds)
-        index = KeptIndex(inverted, self._cache.section())
+        index = KeptIndex(inverted, self._cache.section(), self._lasting)
         overlay = Overlay(inverted.rows)
         late = np.arange(inverted.rows, max(state.rows, inverted.rows), dtype=np.uint32)
         for rows, metadatas in _read(store, np.concatenate((inverted.pending, late))):

@@ -17,7 +17,7 @@ from chroma_gpu.engine import calibration, checkpoint, planner
 from chroma_gpu.engine.background import Background
 from chroma_gpu.engine.calibration import Calibration
 from chroma_gpu.engine.planner import Choice
-from chroma_gpu.index import Index, IndexSpec, create, has_faiss, scoring
+from chroma_gpu.index import Index, IndexSpec, close, create, has_faiss, scoring
 from chroma_gpu.index.cost import Costs
 from chroma_gpu.index.gpu_cost import Card
 from chroma_gpu.index.growing import Growing
@@ -139,6 +139,8 @@ class Indexes:
         self._closed = True
         self._background.drain(id(self))
         with self._building:
+            for index in self._kept.values():
+                close(index)
             self._kept.clear()
 
     def _wanted(self, rows: int) -> tuple[str, ...]:
@@ -179,7 +181,9 @@ class Indexes:
                     self._take_in(kind, rows, dim, until, progress)
                 except Exception as error:
                     # The answer stays right without the index; whoever waits for it gets the error.
-                    self._kept.pop(kind, None)
+                    broken = self._kept.pop(kind, None)
+                    if broken is not None:
+                        close(broken)
                     self._failed[kind] = error
 
     def _restore_small(self, rows: int, dim: int) -> None:
@@ -216,10 +220,15 @@ class Indexes:
 
     def _params_of(self, kind: str) -> dict[str, Any]:
         if kind == "flat":
-            picked = device.pick(self.settings.device)
-            self._card = None if picked == "cpu" else Card.of(device.model(picked))
-            return {"device": picked}
+            picked = self._devices()
+            self._card = None if picked == ("cpu",) else Card.of(device.model(picked[0]))
+            return {"device": ",".join(picked), "precision": self.settings.precision, "limit": self.settings.vram_limit}
         return dict(self._params) if kind == "hnsw" else {}
+
+    def _devices(self) -> tuple[str, ...]:
+        if self.settings.devices:
+            return device.several(self.settings.devices)
+        return (device.pick(self.settings.device) if device.is_gpu(self.settings.device) else "cpu",)
 
     def _save(self, kind: str) -> None:
         """A checkpoint, if a quarter or more of the index would have to be built anew without it."""

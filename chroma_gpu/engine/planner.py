@@ -13,6 +13,7 @@ from typing import Final
 from chroma_gpu.config import Settings
 from chroma_gpu.index import IndexSpec, Traits
 from chroma_gpu.index.cost import SHIPPED, Costs, codes_fetch
+from chroma_gpu.index.gpu.codes import reads_a_list
 from chroma_gpu.index.gpu_cost import Card, gpu_ways
 from chroma_gpu.index.rotation import code_width
 
@@ -52,12 +53,14 @@ class Considered:
     cost    expected microseconds
     recall  share of the true neighbours that it can promise: 1.0 where it is proved, for codes what their bound leaves, for a graph
             what it showed without a filter; None where nothing can be said
+    on      of an index on a GPU: what is read there, and where
     """
 
     way: Way
     kind: str | None
     cost: float
     recall: float | None
+    on: str | None = None
 
     def __str__(self) -> str:
         return _name(self.way, self.kind)
@@ -90,6 +93,11 @@ class Plan:
     def recall(self) -> float | None:
         """As ``Considered.recall`` of the way taken."""
         return next((each.recall for each in self.considered if (each.way, each.kind) == (self.way, self.kind)), 1.0)
+
+    @property
+    def on(self) -> str | None:
+        """As ``Considered.on`` of the way taken."""
+        return next((each.on for each in self.considered if (each.way, each.kind) == (self.way, self.kind)), None)
 
     @property
     def name(self) -> str:
@@ -168,10 +176,12 @@ def _asked(
     passing = max(1, round(share * held))
     exactly = costs.exact_block(held, passing, dim, queries)
     recall: float | None = 1.0
+    on = None
     if index.spec.kind == "codes":
-        width, fetch = code_width(dim), codes_fetch(k)
+        width, fetch = code_width(dim), codes_fetch(k, passing)
         whole, skipping = costs.codes(held, passing, width, fetch), costs.codes_skipping(held, passing, width, fetch)
-        asked = queries * (1 + costs.widened) * min(whole, skipping) + (missing * exactly if whole < skipping else 0.0)
+        in_vain = max(costs.lost, missing) if whole < skipping else costs.lost
+        asked = queries * ((1 + costs.widened) * min(whole, skipping) + in_vain * costs.exact_block(held, passing, dim))
         recall = CODES_RECALL
     elif index.spec.kind == "hnsw":
         masked = passing < held
@@ -179,12 +189,17 @@ def _asked(
         asked = queries * costs.graph(ef, dim, fetch, masked=masked) + (costs.doubt * exactly if masked else 0.0)
         recall = None if masked else costs.found
     else:
-        asked = min(way.cost for way in gpu_ways(index.card or Card.unknown(), held, passing, dim, queries) if way.built)
+        card = index.card or Card.unknown()
+        asked = min(way.cost for way in gpu_ways(card, held, passing, dim, queries) if way.built)
+        recall = 1.0 if index.traits.exact else None
+        if index.traits.codes is not None:
+            listed = reads_a_list(card, held, dim, index.traits.codes, queries, passing)
+            on = f"{'a list' if listed else 'a mask' if passing < held else 'all'} of {index.traits.codes} on {index.traits.device}"
     if index.spec.kind != "flat" and exactly <= asked:
         asked, recall = exactly, 1.0  # an index on the CPU scans its rows exactly where that is cheaper
     if rows > held:
         asked += costs.exact_block(rows - held, round(share * (rows - held)), dim, queries, norms=norms)
-    return Considered(Way.INDEX, index.spec.kind, asked, recall)
+    return Considered(Way.INDEX, index.spec.kind, asked, recall, on)
 
 
 def _steady(ways: Sequence[Considered], candidates: int, rows: int, k: int, queries: int, last: Plan | None) -> Considered:

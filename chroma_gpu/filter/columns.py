@@ -98,6 +98,10 @@ class ColumnView:
         """A superset of the rows whose document has all of some three-byte strings: every row, columns know of no document."""
         return RowSet.full(self._size)
 
+    def documents_containing(self, text: bytes) -> tuple[RowSet, RowSet]:
+        """The rows whose document is known to have a text, none; and those that may have it, all."""
+        return RowSet.empty(self._size), RowSet.full(self._size)
+
     @property
     def indexed(self) -> int:
         """How many rows the inverted index answers for: none."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, Protocol
 
-from chroma_gpu.filter.regex import Search, compiled
+from chroma_gpu.filter.regex import Search, compiled, compiled_together
 from chroma_gpu.records import Rows
 
 
@@ -79,6 +79,10 @@ class DocumentMatches(DocumentOperator):
 
     def _searching(self) -> Search:
         return compiled(self.operand)
+
+    def passing(self, documents: Iterable[bytes | None]) -> list[bool]:
+        negated = self.negated
+        return [found != negated for found in compiled_together(self.operand, self._search).matching(documents)]
 
 
 class DocumentNotMatches(DocumentMatches):

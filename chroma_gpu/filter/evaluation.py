@@ -25,7 +25,7 @@ from chroma_gpu.filter.expr import (
     matches,
     only_documents,
 )
-from chroma_gpu.filter.grams import required
+from chroma_gpu.filter.grams import required, strings
 from chroma_gpu.filter.operators import Comparison, Operator
 from chroma_gpu.filter.view import Lookup
 from chroma_gpu.records import Rows
@@ -67,7 +67,8 @@ def evaluate_first(
         return reduce(lambda left, child: evaluation.rows(child, left), reading, within), evaluation.steps
     for child in reading:
         if only_documents(child):
-            within = evaluation.bounds(child, within)[1]
+            within = evaluation.candidates(child, within)
+    evaluation.few = _FIRST_TEXTS
     rows = ordered(within)
     passed, found, start, size = RowSet.empty(within.size), 0, 0, max(n, FEW_TEXTS)
     while start < len(rows) and found < n:
@@ -90,7 +91,8 @@ class _Evaluation:
     def __init__(self, columns: Lookup, records: Records) -> None:
         self._columns = columns
         self._records = records
-        self._candidates: dict[DocumentOperator, RowSet | None] = {}
+        self._candidates: dict[DocumentOperator, tuple[RowSet, RowSet] | None] = {}
+        self.few = FEW_TEXTS
         self.steps: list[Step] = []
 
     def rows(self, expr: Expr, within: RowSet) -> RowSet:
@@ -159,10 +161,18 @@ class _Evaluation:
         candidates = self._having(expr) if isinstance(expr, DocumentOperator) else None
         if candidates is None:
             return RowSet.empty(within.size), within
-        candidates = candidates.resized(within.size)
+        have, may = (rows.resized(within.size) for rows in candidates)
         if isinstance(expr, DocumentOperator) and expr.negated:
-            return within - candidates, within
-        return RowSet.empty(within.size), within & candidates
+            return within - may, within - have
+        return within & have, within & may
+
+    def candidates(self, expr: Expr, within: RowSet) -> RowSet:
+        """Of a tree of conditions on documents, rows of within that may pass, by three-byte strings: cheaper than ``bounds``."""
+        if isinstance(expr, And | Or):
+            join = and_ if isinstance(expr, And) else or_
+            return reduce(join, (self.candidates(child, within) for child in expr.children))
+        grams = required(expr) if isinstance(expr, DocumentOperator) and not expr.negated else None
+        return within if grams is None else within & grams.candidates(self._columns.documents_with).resized(within.size)
 
     def _urgency(self, expr: Expr, decided_by_passing: bool) -> tuple[int, float]:
         """How many conditions on documents there are, and the cost of deciding one row."""
@@ -188,7 +198,7 @@ class _Evaluation:
 
     def _by_text(self, expr: Expr, within: RowSet, asked: int) -> tuple[RowSet, int, How, str | None]:
         """The rows whose documents pass, how many were read, how they were found, and why if by reading all."""
-        if asked <= FEW_TEXTS:
+        if asked <= self.few:
             return self._read(expr, within), asked, How.SCAN, f"only {asked} rows are left to decide"
         lower, upper = self.bounds(expr, within)
         undecided = upper - lower if lower else upper
@@ -198,11 +208,17 @@ class _Evaluation:
             return passed | lower, read, *((How.GRAMS, None) if read < asked else (How.SCAN, "no document is indexed yet"))
         return passed, read, How.SCAN, next(filter(None, map(_unhelped, _leaves(expr))), "every document may have it")
 
-    def _having(self, operator: DocumentOperator) -> RowSet | None:
-        """The rows in whose documents the operand may be found; None if the index cannot tell."""
+    def _having(self, operator: DocumentOperator) -> tuple[RowSet, RowSet] | None:
+        """The rows in whose documents the operand is found for certain, and where it may be; None if the index cannot tell."""
         if operator not in self._candidates:
-            grams = required(operator)
-            self._candidates[operator] = None if grams is None else grams.candidates(self._columns.documents_with)
+            texts, grams = strings(operator), required(operator)
+            found = None
+            if texts:
+                both = [self._columns.documents_containing(text) for text in texts]
+                found = reduce(or_, (have for have, _ in both)), reduce(or_, (may for _, may in both))
+            elif grams is not None:
+                found = RowSet.empty(self._columns.size), grams.candidates(self._columns.documents_with)
+            self._candidates[operator] = found
         return self._candidates[operator]
 
     def _read(self, expr: Expr, within: RowSet) -> RowSet:
@@ -215,6 +231,9 @@ class _Evaluation:
             passed = list(map(partial(matches, expr, 0, None), texts))
         return RowSet.of(rows[np.array(passed, np.bool_)], within.size)
 
+
+_FIRST_TEXTS: Final = 512
+"""So many texts are read rather than all that an index knows of a word asked for, where the first few rows are wanted."""
 
 _SOME: Final = 2
 """A condition is told which rows count if that is less than one of so many."""

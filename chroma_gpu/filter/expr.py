@@ -68,6 +68,7 @@ class How(StrEnum):
     given     rows and ids that the caller named
     combined  the steps of the conditions inside
     kept      from an evaluation of the same condition of the same state
+    device    columns of metadata on the device where the vectors are; rows that the inverted index does not know yet from their metadata
     """
 
     INDEX = "index"
@@ -77,6 +78,7 @@ class How(StrEnum):
     GIVEN = "given"
     COMBINED = "combined"
     KEPT = "kept"
+    DEVICE = "device"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,5 +166,6 @@ def check_depth(expr: Expr) -> None:
     level = [expr]
     for _ in range(MAX_DEPTH + 1):
         level = [child for node in level if isinstance(node, And | Or) for child in node.children]
-    if level:
-        raise InvalidFilter(f"a filter is nested deeper than {MAX_DEPTH} levels.", hint="Write it flatter.")
+        if not level:
+            return
+    raise InvalidFilter(f"a filter is nested deeper than {MAX_DEPTH} levels.", hint="Write it flatter.")

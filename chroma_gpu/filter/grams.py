@@ -15,7 +15,7 @@ from itertools import product
 from typing import Final
 
 from chroma_gpu.filter.documents import DocumentContains, DocumentMatches, DocumentOperator
-from chroma_gpu.filter.regex import Piece, pieces
+from chroma_gpu.filter.regex import ANCHORS, Piece, pieces
 from chroma_gpu.rowset import RowSet
 
 MOST_GRAMS: Final = 8
@@ -46,6 +46,16 @@ def required(operator: DocumentOperator) -> Grams | None:
     if isinstance(operator, DocumentContains):
         return _leaf(operator.operand.encode())
     return _of_pattern(operator.operand) if isinstance(operator, DocumentMatches) else None
+
+
+def strings(operator: DocumentOperator) -> Sequence[bytes]:
+    """Texts of which one is in a text exactly if the operand is found there; none if there are no such, or too many.
+
+    As ``required``, it is about what is found, whether the operator is negated or not.
+    """
+    if isinstance(operator, DocumentContains):
+        return (operator.operand.encode(),) if operator.operand else ()
+    return _alternatives(operator.operand) if isinstance(operator, DocumentMatches) else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +222,16 @@ def _some(strings: _Strings) -> Grams | None:
 @lru_cache(maxsize=256)
 def _of_pattern(pattern: str) -> Grams | None:
     return _Parser([piece for piece in pieces(pattern) if piece.text]).alternatives().loose().inside
+
+
+@lru_cache(maxsize=256)
+def _alternatives(pattern: str) -> Sequence[bytes]:
+    """All texts that a pattern matches, if they are few and the pattern does not ask where they are."""
+    read = [piece for piece in pieces(pattern) if piece.text]
+    if any(piece.boundary or piece.text in ANCHORS for piece in read if piece.flags is None):
+        return ()
+    exact = _Parser(read).alternatives().exact
+    return sorted(exact) if exact and b"" not in exact else ()
 
 
 class _Parser:

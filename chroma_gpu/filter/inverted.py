@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from chroma_gpu.records import Rows
+from chroma_gpu.roaring import Postings
 from chroma_gpu.rowset import RowSet
 from chroma_gpu.values import ColumnStatistics, Kind, NumberBlock, Scalar
 
@@ -21,24 +22,40 @@ class Inverted(Protocol):
     rows: int
     pending: Rows
     """[n] uint32, ascending, below ``rows``."""
+    changed: Sequence[int]
+    """For each chunk of rows a number that is another one after every change of the metadata in it."""
 
     def statistics(self) -> Sequence[ColumnStatistics]:
         """Every column there is.  Cost: one key for each field"""
         ...
 
-    def among(self, field: str, kind: Kind, array: bool, values: Sequence[Scalar]) -> RowSet:
+    def among(
+        self, field: str, kind: Kind, array: bool, values: Sequence[Scalar], chunks: Sequence[int] | None = None
+    ) -> Postings:
         """The rows with one of some values of this very kind: strings, bools, and elements of arrays of every kind. Not for scalar numbers.
 
-        Cost  one key for each value and chunk of rows
+        chunks  only the rows in some chunks, ascending; None for all
+        Cost    one key for each value and chunk of rows
         """
         ...
 
-    def having(self, field: str, kind: Kind | None, array: bool) -> RowSet:
+    def having(self, field: str, kind: Kind | None, array: bool, chunks: Sequence[int] | None = None) -> Postings:
         """The rows with a value of this kind; None for sparse vectors.  Cost: one key for each chunk"""
         ...
 
-    def numbers(self, field: str, kind: Kind) -> Sequence[NumberBlock]:
+    def numbers(self, field: str, kind: Kind, chunks: Sequence[int] | None = None) -> Sequence[NumberBlock]:
         """The scalar ints or floats of a field, by ascending chunk.  Cost: up to 10 bytes a value are read"""
+        ...
+
+    def values(self, field: str, kind: Kind, chunks: Sequence[int], most: int) -> Sequence[tuple[int, bytes, bytes]] | None:
+        """Every scalar string or bool in some chunks, ascending: (chunk, what ``value_keys`` has for it, the container of its rows).
+
+        None if there are more than ``most``.  Cost: one key for each value and chunk
+        """
+        ...
+
+    def value_keys(self, kind: Kind, values: Sequence[Scalar]) -> Sequence[bytes]:
+        """What stands for each of some values of this very kind: equal for equal ones."""
         ...
 
     def containing(self, grams: Sequence[bytes]) -> RowSet:
@@ -46,4 +63,8 @@ class Inverted(Protocol):
 
         A superset of those that do.  Cost: one key for each gram and block of texts
         """
+        ...
+
+    def containing_text(self, text: bytes) -> tuple[RowSet, RowSet]:
+        """The rows whose document has a UTF-8 text of one byte or more, as far as that is known; and these with those that may have it."""
         ...

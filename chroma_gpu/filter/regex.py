@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias
 import re2
 
 from chroma_gpu.errors import InvalidFilter
+from chroma_gpu.filter.together import Together
 
 Search: TypeAlias = Callable[[bytes], bool]
 """Whether a UTF-8 text has a match anywhere."""
@@ -40,6 +41,19 @@ def compiled(pattern: str) -> Search:
         return lambda text: regexp.search(text) is not None
     beyond_ascii = _Lettered(pattern, read)
     return lambda text: regexp.search(text) is not None if text.isascii() else beyond_ascii.search(text)
+
+
+def compiled_together(pattern: str, alone: Search) -> Together:
+    """A search in many texts at once for a pattern of which ``alone`` is the search in one."""
+    read = pieces(pattern)
+    exact = not any(piece.text in ANCHORS for piece in read if piece.flags is None)
+    # An empty group is what a count behind it may count.
+    spelled = "".join("(?:)" if piece.flags is None and piece.text in ANCHORS else piece.text for piece in read)
+    return Together(_engine(pattern, spelled), alone, exact, plain=any(piece.boundary for piece in read))
+
+
+ANCHORS: Final = frozenset(("^", "$", "\\A", "\\z"))
+"""The pieces that match at the ends of texts or lines."""
 
 
 def pieces(pattern: str) -> list[Piece]:

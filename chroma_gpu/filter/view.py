@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from functools import reduce
+from functools import partial, reduce
 from operator import and_, or_
 from sys import getsizeof
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from chroma_gpu import roaring
 from chroma_gpu.bytecache import Section
 from chroma_gpu.filter.column import Bounds
 from chroma_gpu.filter.columns import ColumnView
 from chroma_gpu.filter.inverted import Inverted
 from chroma_gpu.filter.numbers import Numbers, all_between
 from chroma_gpu.filter.overlay import OverlayView
-from chroma_gpu.records import Rows
+from chroma_gpu.roaring import WORDS, Postings
 from chroma_gpu.rowset import RowSet
-from chroma_gpu.values import ColumnStatistics, Kind, Scalar, stored
+from chroma_gpu.values import ColumnStatistics, Kind, NumberBlock, Scalar, stored
 
 A = TypeVar("A")
-T = TypeVar("T", RowSet, Numbers)
+T = TypeVar("T")
+Chunks: TypeAlias = Sequence[int] | None
+"""Some chunks of rows, or None for all."""
 
 
 class Lookup(Protocol):
@@ -78,6 +81,10 @@ class Lookup(Protocol):
         """A superset of the rows whose document has all of some three-byte strings."""
         ...
 
+    def documents_containing(self, text: bytes) -> tuple[RowSet, RowSet]:
+        """The rows whose document is known to have a text of one byte or more, and these with those that may have it."""
+        ...
+
     def restricted(self, within: RowSet) -> Lookup:
         """The same, of which answers need only be right for the rows of ``within``."""
         ...
@@ -86,17 +93,20 @@ class Lookup(Protocol):
 class KeptIndex:
     """An inverted index whose answers are kept as long as there is room.
 
-    kept   a section of its own, which goes when the index does
-    gone   the index was found to have gone on: take a new one
+    kept     a section of its own, which goes when the index does
+    lasting  a section for all indexes of one store: what was found of a chunk holds until the metadata in it changes
+    gone     the index was found to have gone on: take a new one
     """
 
-    def __init__(self, inverted: Inverted, kept: Section) -> None:
+    def __init__(self, inverted: Inverted, kept: Section, lasting: Section) -> None:
         self.rows = inverted.rows
         self.gone = False
         self.columns: dict[str, dict[tuple[Kind | None, bool], int]] = {}
         """How many values each column of a field holds."""
         self._inverted = inverted
         self._kept = kept
+        self._lasting = lasting
+        self._changed = tuple(inverted.changed)
         for each in self._asked(inverted.statistics):
             self.columns.setdefault(each.field, {})[each.kind, each.array] = each.count
 
@@ -105,11 +115,11 @@ class KeptIndex:
         if (kind, array) not in self.columns.get(field, ()):
             return RowSet.empty(self.rows)
         key = field, kind, array, values
-        return self._kept_or(key, lambda: self._inverted.among(field, kind, array, values), sum(map(getsizeof, values)))
+        return self._rows(key, partial(self._inverted.among, field, kind, array, values), sum(map(getsizeof, values)))
 
     def having(self, field: str, kind: Kind | None, array: bool) -> RowSet:
         """``Inverted.having``."""
-        return self._kept_or((field, kind, array), lambda: self._inverted.having(field, kind, array))
+        return self._rows((field, kind, array), partial(self._inverted.having, field, kind, array))
 
     def numbers(self, field: str) -> list[Numbers]:
         """The ints and the floats of a field, if it has any."""
@@ -118,20 +128,83 @@ class KeptIndex:
 
     def containing(self, grams: tuple[bytes, ...]) -> RowSet:
         """``Inverted.containing``."""
-        return self._kept_or(grams, lambda: self._inverted.containing(grams))
+        found: RowSet | None = self._kept.get(grams)
+        if found is None:
+            found = self._asked(lambda: self._inverted.containing(grams))
+            self._kept.put(grams, found, found.words.nbytes)
+        return found
+
+    def containing_text(self, text: bytes) -> tuple[RowSet, RowSet]:
+        """``Inverted.containing_text``."""
+        found: tuple[RowSet, RowSet] | None = self._kept.get(text)
+        if found is None:
+            found = self._asked(lambda: self._inverted.containing_text(text))
+            self._kept.put(text, found, len(text) + sum(rows.words.nbytes for rows in found))
+        return found
+
+    @property
+    def changed(self) -> tuple[int, ...]:
+        """``Inverted.changed``."""
+        return self._changed
+
+    def blocks(self, field: str, kind: Kind, chunks: Sequence[int]) -> Sequence[NumberBlock]:
+        """``Inverted.numbers``, which is not kept here."""
+        return self._asked(lambda: self._inverted.numbers(field, kind, chunks))
+
+    def values(self, field: str, kind: Kind, chunks: Sequence[int], most: int) -> Sequence[tuple[int, bytes, bytes]] | None:
+        """``Inverted.values``."""
+        return self._asked(lambda: self._inverted.values(field, kind, chunks, most))
+
+    def value_keys(self, kind: Kind, values: Sequence[Scalar]) -> Sequence[bytes]:
+        """``Inverted.value_keys``."""
+        return self._inverted.value_keys(kind, values)
 
     def drop(self) -> None:
-        """Give the room back."""
+        """Give the room back, but for what lasts."""
         self._kept.drop()
 
-    def _numbers(self, field: str, kind: Kind) -> Numbers:
-        return self._kept_or(("#", field, kind), lambda: Numbers.of(kind, self.rows, self._inverted.numbers(field, kind)))
+    def _rows(self, key: Hashable, ask: Callable[[Chunks], Postings], key_bytes: int = 0) -> RowSet:
+        """The rows of postings, which are kept as they are if they are small, and else as a bitmap."""
 
-    def _kept_or(self, key: Hashable, ask: Callable[[], T], key_bytes: int = 0) -> T:
-        found: T | None = self._kept.get(key)
-        if found is None:
-            found = self._asked(ask)
-            self._kept.put(key, found, key_bytes + (found.words.nbytes if isinstance(found, RowSet) else found.nbytes))
+        def asked(chunks: Chunks) -> Postings | RowSet:
+            postings = ask(chunks)
+            return postings if _SMALL * _nbytes(postings) <= self.rows // 8 else self._set(postings)
+
+        return self._set(self._lasting_or(key, asked, self._merged, lambda found: key_bytes + _nbytes(found)))
+
+    def _merged(self, old: Postings | RowSet, new: Postings | RowSet, chunks: Sequence[int]) -> Postings | RowSet:
+        if isinstance(old, RowSet) or isinstance(new, RowSet):
+            return _replaced(self._set(old), self._set(new), chunks)
+        return sorted([*(each for each in old if each[0] not in chunks), *new])
+
+    def _set(self, found: Postings | RowSet) -> RowSet:
+        if isinstance(found, RowSet):
+            return found
+        return RowSet(roaring.union(found, len(self._changed))[: (self.rows + 63) // 64], self.rows)
+
+    def _numbers(self, field: str, kind: Kind) -> Numbers:
+        def ask(chunks: Chunks) -> Numbers:
+            return Numbers.of(kind, self.rows, self._inverted.numbers(field, kind, chunks))
+
+        return self._lasting_or(("#", field, kind), ask, Numbers.replaced, lambda found: found.nbytes)
+
+    def _lasting_or(
+        self, key: Hashable, ask: Callable[[Chunks], T], replaced: Callable[[T, T, Sequence[int]], T], nbytes: Callable[[T], int]
+    ) -> T:
+        """What is kept; what the index says where nothing is, or of those chunks that have changed since.
+
+        replaced  what is kept, with what is new in place of what it had of some chunks
+        """
+        kept: tuple[tuple[int, ...], T] | None = self._lasting.get(key)
+        if kept is None:
+            found = self._asked(lambda: ask(None))
+        else:
+            then, old = kept
+            if then == self._changed:
+                return old
+            chunks = [at for at, changed in enumerate(self._changed) if at >= len(then) or then[at] != changed]
+            found = replaced(old, self._asked(lambda: ask(chunks)), chunks)
+        self._lasting.put(key, (self._changed, found), nbytes(found))
         return found
 
     def _asked(self, ask: Callable[[], A]) -> A:
@@ -163,9 +236,14 @@ class IndexedView:
         return self._index.rows
 
     @property
-    def unindexed(self) -> Rows:
-        """The rows that the index does not answer for, in no order."""
-        return self._overlay.rows
+    def index(self) -> KeptIndex:
+        """What answers for the first rows."""
+        return self._index
+
+    @property
+    def overlay(self) -> OverlayView:
+        """The rows that it does not answer for."""
+        return self._overlay
 
     def equal(self, field: str, value: Scalar) -> RowSet:
         return self.among(field, (value,))
@@ -241,6 +319,11 @@ class IndexedView:
         found = [self._index.containing(tuple(grams))] if self._index.rows else []
         return self._with_overlay(found, lambda columns: RowSet.full(columns.size))
 
+    def documents_containing(self, text: bytes) -> tuple[RowSet, RowSet]:
+        have, may = ([rows] for rows in self._index.containing_text(text)) if self._index.rows else ([], [])
+        known = self._with_overlay(have, lambda columns: RowSet.empty(columns.size))
+        return known, self._with_overlay(may, lambda columns: RowSet.full(columns.size))
+
     def restricted(self, within: RowSet) -> IndexedView:
         return IndexedView(self._size, self._index, self._overlay, within.resized(self._index.rows))
 
@@ -261,3 +344,22 @@ class IndexedView:
             return indexed
         places = late(overlay.columns)
         return indexed | overlay.spread(places, self._size) if places else indexed
+
+
+def _nbytes(found: Postings | RowSet) -> int:
+    return found.words.nbytes if isinstance(found, RowSet) else sum(len(container) + _CONTAINER for _, container in found)
+
+
+def _replaced(old: RowSet, new: RowSet, chunks: Sequence[int]) -> RowSet:
+    words = new.words.copy()
+    words[: len(old.words)] = old.words[: len(words)]
+    for chunk in chunks:
+        here = slice(chunk * WORDS, (chunk + 1) * WORDS)
+        words[here] = new.words[here]
+    return RowSet(words, new.size)
+
+
+_CONTAINER: Final = 130
+"""Bytes that a container costs by itself."""
+_SMALL: Final = 4
+"""Postings are small if they take so many times less than a bitmap."""

@@ -41,12 +41,14 @@ class Traits:
 
     exact           the answer always equals brute force
     concurrent_add  rows may be added while other threads search; otherwise the caller holds searches back
-    device          where the work is done: "cpu", "cuda", "cuda:1", ...
+    device          where the work is done: "cpu", "cuda", "cuda:1", ...; several with commas between them
+    codes           what a device keeps of the rows, "float16", "int8+float32", ...; None where it keeps nothing
     """
 
     exact: bool
     concurrent_add: bool
     device: str
+    codes: str | None = None
 
 
 class Index(Protocol):
@@ -113,6 +115,12 @@ def load(path: Path, spec: IndexSpec, source: VectorSource) -> Index:
     """
     index: Index = _kind(spec).load(path, spec, source)
     return index
+
+
+def close(index: Index) -> None:
+    """Give back at once what an index holds of a device. It can still be asked; nothing happens to kinds that live on the host."""
+    if (giving_back := getattr(index, "close", None)) is not None:
+        giving_back()
 
 
 def _kind(spec: IndexSpec) -> Any:

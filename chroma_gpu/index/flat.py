@@ -1,100 +1,127 @@
 """Exact search over all rows, on any device; serves where FAISS is not installed.
 
-On the CPU it reads the vectors where they lie, with numpy. On another device it keeps a float32 copy of them and scans it with our
-kernels, which return every row that may be among the k nearest; those few are scored on the host by ``scoring.distances``, so that
-the answer is the same, bit for bit, on every device.
+On the CPU it reads the vectors where they lie, with numpy. On another device it keeps codes of them and scans these with our kernels,
+which return every row that may be among the k nearest; those few are scored on the host by ``scoring.distances``, so that the answer
+is the same, bit for bit, on every device and whatever the codes. Where the rows are at the time, see ``gpu/residence``.
 """
 
 from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from chroma_gpu.errors import DeviceError, InvalidArgumentError
-from chroma_gpu.index import IndexSpec, Traits, answers, checkpoint, exact, scoring
+from chroma_gpu.errors import InvalidArgumentError
+from chroma_gpu.index import IndexSpec, Traits, checkpoint, exact, scoring
 from chroma_gpu.index.cost import SHIPPED, Costs
+from chroma_gpu.index.gpu.bounds import ordinary
+from chroma_gpu.index.gpu.codes import LADDERS
+from chroma_gpu.index.gpu.residence import Residence
 from chroma_gpu.index.growing import Growing
-from chroma_gpu.index.outliers import Outliers
-from chroma_gpu.records import Hits, Metric, Rows, Vectors, VectorSource
+from chroma_gpu.records import Hits, Vectors, VectorSource
 from chroma_gpu.rowset import RowSet
 
-if TYPE_CHECKING:
-    from chroma_gpu.kernels.buffer import Chunk
-
 _SLICE: Final = 8192
-"""Rows taken in at once."""
+"""Rows whose norms are taken at once."""
 
-_FIRST_CHUNK: Final = 1 << 14
-"""Rows of a device's first chunk."""
+_PARAMS: Final = {
+    "device": "cpu",
+    "codes": "auto",
+    "precision": "exact",
+    "limit": "80%",
+    "resident": None,
+    "rerank": None,
+}
 
-_LISTED: Final = 0.03
-"""Share of rows that pass the mask, below which they are listed instead of masked."""
-
-_EXTREME: Final = 2.0**60
-"""Norm above which, for cosine also below whose inverse, rows and queries are scored on the host: float32 could overflow."""
+_KNOWN: Final = {"codes": tuple(LADDERS), "precision": ("exact", "fast")}
 
 
 class FlatIndex:
     """Exact search by brute force (kind "flat").
 
-    params   device: where rows are scored, "cpu" by default. resident: whether a copy of the rows is kept on the device, by default
-             everywhere but on the CPU
-    Memory   4 bytes a row on the host; on a device 4 dim + 8 bytes a row and up to half of that again, free for rows to come
-    Cost     add: one copy of the new rows, none of the old ones
+    params   device: where rows are scored, "cpu" by default; several with commas between them share the rows. codes, precision and
+             limit: as ``gpu.residence.Residence`` and ``Settings`` have them, precision "fast" for answers by the codes alone.
+             resident: whether the device has rows at all, by default everywhere but on the CPU. rerank: whether it has the vectors
+             beside the codes
+    Memory   4 bytes a row on the host; on devices ``gpu.codes.Layout.row_bytes``
+    Cost     add: one reading of the new rows, none of the old ones
     """
 
     def __init__(self, spec: IndexSpec, source: VectorSource) -> None:
-        unknown = spec.params.keys() - {"device", "resident"}
+        unknown = spec.params.keys() - _PARAMS.keys()
         if unknown:
             raise InvalidArgumentError(
-                f"the index kind flat has no parameter {', '.join(sorted(unknown))}; it has device, resident."
+                f"the index kind flat has no parameter {', '.join(sorted(unknown))}; it has {', '.join(_PARAMS)}."
             )
-        device = str(spec.params.get("device", "cpu"))
         self.spec = spec
-        self.traits = Traits(exact=True, concurrent_add=True, device=device)
+        self._params: dict[str, Any] = {**_PARAMS, **spec.params}
+        for name, known in _KNOWN.items():
+            if self._params[name] not in known:
+                raise InvalidArgumentError(f"{name} of the index kind flat must be one of {', '.join(known)}.")
         self._source = source
         self._adding = threading.Lock()
         self._norms = Growing()
         self._count = 0
-        self._buffer = (
-            _Buffer(spec.dim, spec.metric, device, self._norms) if spec.params.get("resident", device != "cpu") else None
+        resident = self._params["resident"]
+        self._residence = self._resident() if (self._params["device"] != "cpu" if resident is None else resident) else None
+
+    @property
+    def traits(self) -> Traits:
+        """As of now: where no device will have the rows any more, the work is done on the CPU."""
+        residence = self._residence
+        if residence is None or residence.over:
+            return Traits(exact=True, concurrent_add=True, device="cpu")
+        layout = residence.layout
+        return Traits(
+            exact=residence.certified,
+            concurrent_add=True,
+            device=str(self._params["device"]),
+            codes=None if layout is None else str(layout),
         )
 
     def __len__(self) -> int:
         return self._count
 
     def add(self, stop: int) -> None:
-        """Take in rows [len(self), stop) from the source. Searches go on meanwhile."""
+        """Take in rows [len(self), stop) from the source. Searches go on meanwhile.  Raises DeviceError"""
         with self._adding:
             for first in range(self._count, stop, _SLICE):
                 last = min(first + _SLICE, stop)
-                vectors = self._source.block(first, last)
-                self._norms.append(scoring.norms(vectors))
-                if self._buffer is not None:
-                    self._buffer.add(vectors)
+                self._norms.append(scoring.norms(self._source.block(first, last)))
                 self._count = last
+            if self._residence is not None:
+                self._residence.fill(self._count)
 
     def search(self, queries: Vectors, k: int, mask: RowSet | None = None, costs: Costs = SHIPPED) -> Hits:
-        """As ``Index.search``; always exact, and always in the same way."""
+        """As ``Index.search``; exact but for precision "fast".
+
+        Raises   DeviceError if the device failed; the next search is answered by the CPU
+        """
         queries = exact.checked(queries, self.spec.dim)
         n = self._count
         mask, passing = exact.narrowed(mask, n)
         if not (len(queries) and k and passing):
             return Hits.empty(len(queries), k)
-        lengths = scoring.norms(queries)
-        ordinary = ((lengths < _EXTREME) & (lengths > 1 / _EXTREME)) | (lengths == 0)
-        if self._buffer is None or not ordinary.all():
-            return exact.search_block(queries, self._source, 0, n, mask, k, self.spec.metric, self._norms.view(n))
-        owners, rows = self._buffer.candidates(queries, lengths, n, min(k, passing), mask, passing)
-        return answers.settle(queries, self._source, owners, rows, k, self.spec.metric)
+        hits = None
+        if self._residence is not None and not self._residence.over:
+            norms = scoring.norms(queries)
+            if ordinary(norms).all():
+                hits = self._residence.search(queries, norms, n, k, mask, passing)
+        if hits is None:
+            hits = exact.search_block(queries, self._source, 0, n, mask, k, self.spec.metric, self._norms.view(n))
+        return hits
 
     def lengths(self, stop: int) -> npt.NDArray[np.float32] | None:
         """As ``Index.lengths``."""
         return self._norms.view(stop) if stop <= self._count else None
+
+    def close(self) -> None:
+        """Give the memory of devices back at once; the CPU answers from now on. Idempotent."""
+        if self._residence is not None:
+            self._residence.close()
 
     def save(self, path: Path) -> None:
         """As ``Index.save``. There is nothing to keep but the norms: the rows are in the source."""
@@ -103,169 +130,24 @@ class FlatIndex:
 
     @classmethod
     def load(cls, path: Path, spec: IndexSpec, source: VectorSource) -> FlatIndex:
-        """As ``Index.load``; reads every row once if a device keeps a copy."""
+        """As ``Index.load``; uploads every row if a device has them."""
         index = cls(spec, source)
         held = checkpoint.read(path, spec, source)
-        if index._buffer is None:
-            index._norms = Growing(held.column("norms"))
-            index._count = held.count
-        else:
-            index.add(held.count)
+        index._norms.append(held.column("norms"))
+        index._count = held.count
+        if index._residence is not None:
+            index._residence.fill(held.count)
         return index
 
-
-class _Buffer:
-    """A copy of the rows on a torch device, growing without copying what is there.
-
-    Each new chunk is half as large as what there is, so that at most a third of the memory is free and a search has few chunks.
-    Rows that float32 could overflow on, or so long that their error bound would serve no other row, are set aside: the kernels see
-    them at score -inf, and every search hands them to the host.
-    """
-
-    def __init__(self, dim: int, metric: Metric, device: str, norms: Growing) -> None:
-        import torch
-
-        try:
-            self.device = torch.device(device)
-            torch.empty(1, device=self.device)
-        except (RuntimeError, AssertionError) as error:
-            raise DeviceError(f"the device {device!r} cannot be used: {error}", hint='Use "cpu".') from error
-        self.dim, self.metric, self._norms = dim, metric, norms
-        self._chunks: list[Chunk] = []
-        self._count = 0
-        self._outliers = Outliers(norms)
-        self._longest = 0.0
-        self._aside = np.empty(0, np.uint32)
-
-    def add(self, vectors: Vectors) -> None:
-        """Append rows whose norms are there already."""
-        import torch
-
-        norms = self._norms.view(self._count + len(vectors))[self._count :]
-        aside = self._set_aside(norms)
-        vectors, gain, bias = vectors.copy(), np.ones_like(norms), np.zeros_like(norms)
-        vectors[aside] = 0
-        if self.metric is Metric.COSINE:
-            gain = np.divide(1, norms, out=np.zeros_like(norms), where=~aside & (norms > 0))
-        elif self.metric is Metric.L2:
-            bias = np.where(aside, 0, norms * np.where(aside, 0, norms) / 2).astype(np.float32)
-        bias[aside] = np.inf
-        done = 0
-        while done < len(vectors):
-            chunk = self._room(len(vectors) - done)
-            first = self._count - chunk.start
-            size = min(len(vectors) - done, len(chunk.vectors) - first)
-            for target, given in ((chunk.vectors, vectors), (chunk.gain, gain), (chunk.bias, bias)):
-                if target is not None:
-                    target[first : first + size] = torch.from_numpy(given[done : done + size]).to(self.device)
-            done += size
-            self._count += size
-
-    def candidates(
-        self, queries: Vectors, lengths: npt.NDArray[np.float32], n: int, k: int, mask: RowSet | None, passing: int
-    ) -> tuple[npt.NDArray[np.intp], Rows]:
-        """(query, row) pairs among which are the k nearest of each query, each pair once.  n: rows that may be found."""
-        import torch
-
-        from chroma_gpu.kernels.gather import gather
-        from chroma_gpu.kernels.scan import scan
-
-        moved = torch.from_numpy(queries.copy()).to(self.device)
-        slack = torch.from_numpy(self._slack(lengths)).to(self.device)
-        from chroma_gpu.kernels.buffer import Buffer
-
-        chunks = Buffer.of(self._up_to(n))
-        if mask is None:
-            found = scan(moved, chunks, k, slack)
-        elif passing < _LISTED * n:
-            listed = torch.from_numpy(mask.rows().astype(np.int64)).to(self.device)
-            found = gather(moved, chunks, listed, k, slack)
-        else:
-            words = torch.from_numpy(mask.words.view(np.int32).copy()).to(self.device)
-            found = scan(moved, chunks, k, slack, words)
-        owners, rows = found.owners.cpu().numpy(), found.rows.cpu().numpy().astype(np.uint32)
-        # Read after the scan: a row that an add set aside meanwhile may be missing from what was found.
-        aside = self._aside[self._aside < n]
-        if mask is not None:
-            aside = aside[mask.flags()[aside]]
-        if not len(aside):
-            return owners, rows
-        other = np.isin(rows, aside, invert=True)
-        repeated = np.repeat(np.arange(len(queries)), len(aside))
-        return np.concatenate([owners[other], repeated]), np.concatenate([rows[other], np.tile(aside, len(queries))])
-
-    def _set_aside(self, norms: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-        """[n] bool: which of the rows about to be added are set aside. Earlier rows may join them; none comes back."""
-        import torch
-
-        first, stop = self._count, self._count + len(norms)
-        aside = ~(norms < _EXTREME)
-        if self.metric is Metric.COSINE:
-            aside |= (norms < 1 / _EXTREME) & (norms > 0)
-            self._aside = np.concatenate([self._aside, (np.flatnonzero(aside) + first).astype(np.uint32)])
-            return aside
-        self._outliers.take(stop)
-        bound = self._outliers.bound
-        aside[bound.rows[bound.rows >= first] - first] = True
-        late = np.setdiff1d(bound.rows[bound.rows < first], self._aside)
-        self._aside = np.concatenate([self._aside, late, (np.flatnonzero(aside) + first).astype(np.uint32)])
-        for chunk in self._chunks:
-            inside = late[(late >= chunk.start) & (late < chunk.start + len(chunk.vectors))]
-            if chunk.bias is not None and len(inside):
-                chunk.bias[torch.from_numpy((inside - chunk.start).astype(np.int64)).to(self.device)] = torch.inf
-        self._longest = min(bound.largest, _EXTREME)
-        return aside
-
-    def _room(self, rows: int) -> Chunk:
-        """The last chunk, or a new one if that is full."""
-        import torch
-
-        from chroma_gpu.kernels.buffer import Chunk
-
-        start = 0
-        if self._chunks:
-            last = self._chunks[-1]
-            start = last.start + len(last.vectors)
-            if self._count < start:
-                return last
-        size = -(-max(_FIRST_CHUNK, rows, start // 2) // 32) * 32
-        try:
-            chunk = Chunk(
-                start,
-                torch.zeros(size, self.dim, device=self.device),
-                torch.zeros(size, device=self.device) if self.metric is Metric.COSINE else None,
-                torch.zeros(size, device=self.device),
-            )
-        except torch.OutOfMemoryError as error:
-            raise DeviceError(f"{size} more rows do not fit on {self.device}.", hint='Use index="codes" or "hnsw".') from error
-        self._chunks.append(chunk)
-        return chunk
-
-    def _up_to(self, n: int) -> list[Chunk]:
-        """The filled part of the chunks that hold rows [0, n)."""
-        from chroma_gpu.kernels.buffer import Chunk
-
-        parts = []
-        for chunk in self._chunks:
-            size = min(n - chunk.start, len(chunk.vectors))
-            if size > 0:
-                gain, bias = (None if column is None else column[:size] for column in (chunk.gain, chunk.bias))
-                parts.append(Chunk(chunk.start, chunk.vectors[:size], gain, bias))
-        return parts
-
-    def _slack(self, lengths: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """[q]: twice the error of a score, with the rounding of the final distance; the bounds of ``exact``, without its scaling."""
-        from chroma_gpu.kernels.scan import product_error
-
-        error = 2 * product_error(self.dim, self.device)
-        wide = lengths.astype(np.float64)
-        if self.metric is Metric.COSINE:
-            margins = 2 * error * wide
-        elif self.metric is Metric.IP:
-            margins = error * wide * self._longest + 2.0**-22
-        else:
-            margins = error * (wide + self._longest) ** 2
-        underflow = self.dim * (2.0**-64 if self.metric is Metric.COSINE else 2.0**-120)
-        with np.errstate(over="ignore"):
-            slack: npt.NDArray[np.float32] = (2.002 * margins + underflow).astype(np.float32)
-        return slack
+    def _resident(self) -> Residence:
+        params = self._params
+        return Residence(
+            str(params["device"]).split(","),
+            self._source,
+            self.spec.metric,
+            self._norms,
+            codes=params["codes"],
+            certified=params["precision"] == "exact",
+            limit=params["limit"],
+            rerank=params["rerank"],
+        )

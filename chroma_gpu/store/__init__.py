@@ -13,6 +13,7 @@ from typing import Protocol
 
 from chroma_gpu.errors import StoreError
 from chroma_gpu.records import Changes, Column, Metadata, Mode, RecordBatch, Rows, VectorSource
+from chroma_gpu.roaring import Postings
 from chroma_gpu.rowset import RowSet
 from chroma_gpu.values import ColumnStatistics, Kind, NumberBlock, Scalar
 from chroma_gpu.words import Counts, Keys, Lengths
@@ -79,30 +80,54 @@ class Inverted(Protocol):
     rows: int
     pending: Rows
     """[n] uint32, ascending, below ``rows``."""
+    changed: Sequence[int]
+    """For each chunk of 65,536 rows a number that is another one after every change of the metadata in it: with an equal number what was
+    read of the chunk from an earlier index of this store still holds."""
 
     def statistics(self) -> Sequence[ColumnStatistics]:
         """Every column that has values.  Cost: one key for each field"""
         ...
 
-    def among(self, field: str, kind: Kind, array: bool, values: Sequence[Scalar]) -> RowSet:
+    def among(
+        self, field: str, kind: Kind, array: bool, values: Sequence[Scalar], chunks: Sequence[int] | None = None
+    ) -> Postings:
         """The rows with one of some values of this very type: strings, bools, elements of arrays. Scalar numbers are not kept so.
 
-        Cost  one key for each value and chunk of 65,536 rows
+        chunks  only the rows in some chunks, ascending; None for all
+        Cost    one key for each value and chunk
         """
         ...
 
-    def having(self, field: str, kind: Kind | None, array: bool) -> RowSet:
+    def having(self, field: str, kind: Kind | None, array: bool, chunks: Sequence[int] | None = None) -> Postings:
         """The rows with a value of this type; None for sparse vectors.  Cost: one key for each chunk"""
         ...
 
-    def numbers(self, field: str, kind: Kind) -> Sequence[NumberBlock]:
+    def numbers(self, field: str, kind: Kind, chunks: Sequence[int] | None = None) -> Sequence[NumberBlock]:
         """The scalar ints or floats of a field, by ascending chunk.  Cost: up to 12 bytes a value are read"""
+        ...
+
+    def values(self, field: str, kind: Kind, chunks: Sequence[int], most: int) -> Sequence[tuple[int, bytes, bytes]] | None:
+        """Every scalar string or bool in some chunks, ascending: (chunk, what ``value_keys`` has for it, the container of its rows).
+
+        None if there are more than ``most``.  Cost: one key for each value and chunk
+        """
+        ...
+
+    def value_keys(self, kind: Kind, values: Sequence[Scalar]) -> Sequence[bytes]:
+        """What stands for each of some values of this very kind: equal for equal ones."""
         ...
 
     def containing(self, grams: Sequence[bytes]) -> RowSet:
         """The rows whose document may have every one of some three-byte strings, and those whose document was not taken in.
 
         A superset of those that do.  Cost: some keys for each block of documents; a block is one fold of a chunk
+        """
+        ...
+
+    def containing_text(self, text: bytes) -> tuple[RowSet, RowSet]:
+        """The rows whose document has a UTF-8 text of one byte or more, as far as that is known; and these with those that may have it.
+
+        Cost  some 30 µs a block of documents, and for a word that many have one pass over all different words of the block
         """
         ...
 

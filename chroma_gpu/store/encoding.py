@@ -9,7 +9,7 @@
     fields     name of a metadata field -> its number and how many rows have values of each type  } the inverted index,
     postings   field, type, chunk of 65,536 rows, value -> the rows with it                      } see store/inverted/
     numbers    field, type, chunk -> the ints or floats in it                                    }
-    grams      chunk, block, three bytes of text -> rows                                         }
+    grams      chunk, block, three bytes of text -> rows; and the runs of letters                }
     words      chunk, block, word -> rows and how often                                          }
     texts      chunk, block -> the documents that it is about                                    }
     pending    row -> its metadata as the index knows it, where it was rewritten since           }
@@ -33,6 +33,7 @@ import numpy as np
 
 from chroma_gpu.errors import InvalidArgumentError, StoreError
 from chroma_gpu.records import Metadata, Rows, SparseVector
+from chroma_gpu.roaring import CHUNK
 from chroma_gpu.store.keyvalue import Transaction
 from chroma_gpu.store.seal import unseal
 
@@ -97,6 +98,7 @@ class Summary(msgspec.Struct, array_like=True):
     counts, digests       of each table in SUMMED: how many keys, and the sum of the seals' checksums modulo 2^64
     ops                   how many records were ever added, changed or removed, copies to other folders included
     folds, folded         how often the inverted index was changed; the rows below ``folded`` are in it
+    changed               of each chunk of 65,536 of these rows, which of the changes was the last one of its metadata
     """
 
     seq: int = 0
@@ -110,6 +112,7 @@ class Summary(msgspec.Struct, array_like=True):
     ops: int = 0
     folds: int = 0
     folded: int = 0
+    changed: list[int] = msgspec.field(default_factory=list)
 
 
 def _packed(value: object) -> msgspec.msgpack.Ext:
@@ -201,6 +204,8 @@ def read_summary(txn: Transaction) -> Summary:
     # Nor do earlier ones have an inverted index.
     summary.counts += [0] * (len(SUMMED) - len(summary.counts))
     summary.digests += [0] * (len(SUMMED) - len(summary.digests))
+    # Nor is it said of all which chunks have changed: any may have, at the last change.
+    summary.changed += [summary.folds] * (-(-summary.folded // CHUNK) - len(summary.changed))
     return summary
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 from zlib import crc32
 
@@ -25,6 +25,21 @@ def unseal(table: str, key: bytes, value: bytes) -> bytes:
     if len(value) < _SIZE or _HEAD.unpack_from(value) != (_FORMAT, crc32(payload, crc32(key))):
         raise CorruptRecord(f"the value of {key!r} in table {table} is damaged.", hint="Run verify, then restore it from a copy.")
     return payload
+
+
+def unseal_view(table: str, key: bytes, value: bytes) -> memoryview:
+    """``unseal`` without a copy, for large values."""
+    payload = memoryview(value)[_SIZE:]
+    if len(value) < _SIZE or _HEAD.unpack_from(value) != (_FORMAT, crc32(payload, crc32(key))):
+        unseal(table, key, value)  # raises
+    return payload
+
+
+def unseal_all(items: Sequence[tuple[bytes, bytes]]) -> list[bytes] | None:
+    """The payloads of many (key, value) pairs; None if a seal does not hold, and ``unseal`` then says which."""
+    payloads = [value[_SIZE:] for _, value in items]
+    heads = [_HEAD.pack(_FORMAT, crc32(payload, crc32(key))) for (key, _), payload in zip(items, payloads, strict=True)]
+    return payloads if heads == [value[:_SIZE] for _, value in items] else None
 
 
 def checksum(value: bytes) -> int:

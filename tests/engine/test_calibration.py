@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -14,6 +15,7 @@ from chroma_gpu.engine.background import Background
 from chroma_gpu.engine.calibration import MOST, Calibration, calibrate, load, save
 from chroma_gpu.engine.indexes import Indexes
 from chroma_gpu.index import IndexSpec, create
+from chroma_gpu.index.codes import CodesIndex
 from chroma_gpu.index.cost import SHIPPED
 from chroma_gpu.records import Metric
 from chroma_gpu.store.memory import MemoryVectors
@@ -61,7 +63,8 @@ def test_every_way_there_is_is_measured(source, metric):
     index = create(IndexSpec("codes", metric, DIM), source)
     index.add(N)
     made = calibrate(source, metric, {"codes": index})
-    assert set(made.factors) == {"call", "gathered", "listed", "lone", "read", "copied", "bit"}
+    ways = {"call", "gathered", "listed", "read", "copied", "packed", "multiplied", "scored"}
+    assert set(made.factors) == ways | {"lone", "bit"}
     for name, factor in made.factors.items():
         assert getattr(made.costs, name) == pytest.approx(factor * getattr(SHIPPED, name))
     assert made.rows == N
@@ -91,6 +94,16 @@ def test_no_measurement_turns_the_planner_round(source, indexes, second, bound):
     assert all(1 / MOST <= factor <= MOST for factor in made.factors.values())
     assert made.factors["call"] == bound
     assert made.factors["copied"] == bound
+
+
+@pytest.mark.parametrize(("guard", "name"), [("exact", "lost"), ("widened", "widened")])
+def test_guards_that_always_fail_are_counted(source, indexes, monkeypatch, guard, name):
+    search = CodesIndex.search
+    monkeypatch.setattr(CodesIndex, "search", lambda *given: replace(search(*given), guard=guard))
+    made = calibrate(source, Metric.L2, {"codes": indexes["codes"]})
+    shares = {"lost": made.costs.lost, "widened": made.costs.widened}
+    assert shares.pop(name) > 0.5
+    assert shares.popitem()[1] < 0.1
 
 
 def test_a_scan_that_found_everything_in_caches_is_not_believed(source, indexes):

@@ -12,6 +12,7 @@ from chroma_gpu.errors import StoreBusy
 from chroma_gpu.records import Mode, RecordBatch, SparseVector
 from chroma_gpu.rowset import RowSet
 from chroma_gpu.store.inverted import fold as folding
+from chroma_gpu.store.inverted.reader import InvertedReader
 from chroma_gpu.store.record_store import RecordStore
 
 
@@ -135,7 +136,8 @@ def test_after_a_fold_the_overlay_is_empty(store, fields, between):
     store.fold()
     add(store, 20, 20 + between)
     view = caught_up(fields, store)
-    assert (of_columns(view, 20 + between), len(view.columns.unindexed)) == (numbers(20 + between, r5=100), between)
+    assert of_columns(view, 20 + between) == numbers(20 + between, r5=100)
+    assert view.columns.size - view.columns.indexed == between
     assert sum(store.reads) == 20 + between
 
 
@@ -159,8 +161,84 @@ def test_writes_fold_by_themselves(store, fields, monkeypatch):
         add(store, n, n + 1)
         view = caught_up(fields, store)
         assert view.columns.equal("n", n).rows().tolist() == [n]
-        assert len(view.columns.unindexed) < 5
+        assert view.columns.size - view.columns.indexed < 5
     assert of_columns(view, 23) == numbers(23)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The chunks of which numbers and rows are read; None for all."""
+    chunks = []
+
+    def counted(name):
+        real = getattr(InvertedReader, name)
+
+        def asking(self, *question):
+            chunks.append(question[-1] if question[-1] is None else list(question[-1]))
+            return real(self, *question)
+
+        return asking
+
+    for name in ("numbers", "among"):
+        monkeypatch.setattr(InvertedReader, name, counted(name))
+    return chunks
+
+
+def test_a_fold_leaves_what_was_read_of_other_chunks(store, fields, asked):
+    """Of early chunks after late rows; of late ones after an early row was rewritten; all of them after deletions."""
+
+    def put(first, stop, mode=Mode.ADD, n=None):
+        ids = [str(row) for row in range(first, stop)]
+        vectors = np.ones((len(ids), 1), np.float32) if mode is Mode.ADD else None
+        metadatas = [
+            {"n": row // 1000 if n is None else n, "s": f"s{row // 1000 if n is None else n}"} for row in range(first, stop)
+        ]
+        store.write(RecordBatch(ids, vectors, metadatas=metadatas), mode)
+
+    def found(number):
+        asked.clear()
+        columns = caught_up(fields, store).columns
+        rows = columns.equal("n", number).rows().tolist()
+        assert columns.equal("s", f"s{number}").rows().tolist() == rows
+        return rows, list(asked)
+
+    put(0, 66_000)
+    assert found(65) == (list(range(65_000, 66_000)), [None, None])
+    put(66_000, 66_010)
+    store.fold()
+    assert found(65) == (list(range(65_000, 66_000)), [[1], [1]])
+    put(7, 9, Mode.UPDATE, 65)
+    assert found(65) == ([7, 8, *range(65_000, 66_000)], []), "it is in the overlay"
+    store.fold()
+    assert found(65) == ([7, 8, *range(65_000, 66_000)], [[0], [0]])
+    put(66_010, 66_020)
+    put(8, 9, Mode.UPDATE, 3)
+    store.fold()
+    assert found(65) == ([7, *range(65_000, 66_000)], [[0, 1], [0, 1]])
+    store.delete(np.array([65_000], np.uint32))
+    put(66_020, 66_021)
+    store.fold()
+    assert found(65) == ([7, *range(65_000, 66_000)], [[1], [1]])
+    store.refold()
+    assert found(65) == ([7, *range(65_001, 66_000)], [[0, 1], [0, 1]]), "a repair lets nothing stand"
+
+
+def test_another_process_folds(fields, tmp_path, asked):
+    """Two openings of one store, of which one writes and the other has read before."""
+    here, there = RecordStore.open(tmp_path / "store"), RecordStore.open(tmp_path / "store")
+    add(there, 0, 10)
+    there.fold()
+    view = caught_up(fields, here)
+    assert view.columns.equal("n", 3).rows().tolist() == [3]
+    add(there, 3, 4, Mode.UPDATE, 9)
+    there.fold()
+    with pytest.raises(KeyError):
+        view.columns.has("n")
+    assert caught_up(fields, here).columns.equal("n", 3).rows().tolist() == []
+    assert caught_up(fields, here).columns.equal("n", 9).rows().tolist() == [3, 9]
+    assert asked == [None, [0]]
+    here.close()
+    there.close()
 
 
 def test_what_was_given_before_stays_as_it_was(store, fields):

@@ -48,15 +48,17 @@ class Texts:
         return np.array([int(id_) for id_ in ids], np.uint32)
 
 
-def table(records, indexed=None, rewritten=None):
+def table(records, indexed=None, rewritten=None, doubtful=None):
     """The view and the texts of records, of which the first ones were indexed, some of them as something else."""
     indexed = len(records) if indexed is None else indexed
     before = [(rewritten or {}).get(row, record) for row, record in enumerate(records[:indexed])]
     inverted = NaiveInverted([each[0] for each in before], [each[1] for each in before], pending=rewritten or ())
+    inverted.doubtful = None if doubtful is None else [row for row in doubtful if row < indexed]
     overlay = Overlay(indexed)
     late = np.array([*sorted(rewritten or ()), *range(indexed, len(records))], np.uint32)
     overlay.take(late, [records[row][0] for row in late.tolist()])
-    view = IndexedView(len(records), KeptIndex(inverted, ByteCache(1 << 20).section()), overlay.snapshot())
+    cache = ByteCache(1 << 20)
+    view = IndexedView(len(records), KeptIndex(inverted, cache.section(), cache.section()), overlay.snapshot())
     return view, Texts([document for _, document in records])
 
 
@@ -87,12 +89,13 @@ RECORDS = st.lists(st.tuples(METADATAS, st.none() | TEXT), min_size=4, max_size=
     st.integers(0, 12),
     st.dictionaries(st.integers(0, 3), st.tuples(METADATAS, st.none() | TEXT)),
     st.integers(1, 5),
+    st.none() | st.sets(st.integers(0, 95), max_size=40),
 )
-def test_evaluating_finds_what_matches(expr, records, indexed, rewritten, n):
+def test_evaluating_finds_what_matches(expr, records, indexed, rewritten, n, doubtful):
     # Few rows would be read without asking the index.
     records, indexed = records * 8, indexed * 8
     rewritten = {row: each for row, each in rewritten.items() if row < indexed}
-    view, texts = table(records, min(indexed, len(records)), rewritten)
+    view, texts = table(records, min(indexed, len(records)), rewritten, doubtful)
     expected = [
         row
         for row, (metadata, document) in enumerate(records)
@@ -121,6 +124,27 @@ def test_only_candidates_are_read(condition, passed):
     assert found.rows().tolist() == passed
     assert texts.asked == RED
     assert [(step.how, step.why, step.asked, step.read) for step in steps] == [(How.GRAMS, None, 400, len(RED))]
+
+
+@pytest.mark.parametrize(
+    ("condition", "passed", "read"),
+    [
+        (DocumentContains("red"), RED, [5, 13]),
+        (DocumentContains("re"), RED, [5, 13]),
+        (DocumentMatches("re(d|t)|0 r"), RED, [5, 13]),
+        (DocumentNotMatches("blue"), RED, [5, 13]),
+        (DocumentNotContains("red"), [row for row in range(400) if row not in RED], [5, 13]),
+        (And((DocumentContains("red"), DocumentNotContains("blue"))), RED, [5, 13]),
+        (Or((DocumentContains("red"), DocumentContains("blue"))), list(range(400)), [5, 13]),
+        (And((DocumentContains("red"), DocumentMatches("r.d"))), RED, [*RED, 5]),
+    ],
+)
+def test_what_the_index_knows_for_certain_is_not_read(condition, passed, read):
+    view, texts = table(MANY, doubtful=[5, 13])
+    found, steps = evaluate(condition, RowSet.full(400), view, texts)
+    assert found.rows().tolist() == passed
+    assert texts.asked == sorted(read)
+    assert [(step.how, step.why, step.asked, step.read) for step in steps] == [(How.GRAMS, None, 400, len(read))]
 
 
 def test_rows_that_the_index_does_not_know_are_always_read():

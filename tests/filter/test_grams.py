@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from chroma_gpu.errors import InvalidFilter
 from chroma_gpu.filter import DocumentContains, DocumentMatches, DocumentNotContains, DocumentNotMatches
-from chroma_gpu.filter.grams import MOST_GRAMS, MOST_LOOKUPS, Both, Every, OneOf, required
+from chroma_gpu.filter.grams import MOST_GRAMS, MOST_LOOKUPS, Both, Every, OneOf, required, strings
 from chroma_gpu.rowset import RowSet
 
 
@@ -74,6 +74,42 @@ def test_every_text_that_matches_has_what_is_required(pattern, data):
         encoded = text.encode()
         if tree is not None and operator.matches(encoded):
             assert admits(tree, encoded), shown(tree)
+
+
+@settings(max_examples=300)
+@given(pattern=PATTERNS, data=st.data())
+def test_a_pattern_of_a_few_texts_matches_where_one_of_them_is(pattern, data):
+    try:
+        operator = DocumentMatches(pattern)
+    except InvalidFilter:
+        reject()
+    texts = strings(operator)
+    if texts:
+        around = st.tuples(TEXTS, st.sampled_from([text.decode() for text in texts]), TEXTS).map("".join)
+        for text in data.draw(st.lists(st.one_of(TEXTS, around, likely(pattern)), min_size=4, max_size=8)):
+            encoded = text.encode()
+            assert operator.matches(encoded) == any(each in encoded for each in texts)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("django", [b"django"]),
+        ("(?:foo|ba[rz])", [b"bar", b"baz", b"foo"]),
+        ("(?i)go", [b"GO", b"Go", b"gO", b"go"]),
+        ("a{2}b?", [b"aa", b"aab"]),
+        ("^a", []),
+        (r"web\b", []),
+        (r"\Aa|b", []),
+        ("a$", []),
+        ("a*", []),
+        ("a|", []),
+        ("a.c", []),
+    ],
+)
+def test_texts_of_a_pattern(pattern, expected):
+    assert list(strings(DocumentMatches(pattern))) == expected
+    assert strings(DocumentMatches(pattern)) == strings(DocumentNotMatches(pattern))
 
 
 def likely(pattern):

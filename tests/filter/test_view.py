@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from filter.naive_inverted import NaiveInverted
 from filter.random_metadata import CONDITIONS, METADATAS
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chroma_gpu.bytecache import ByteCache
@@ -14,6 +14,7 @@ from chroma_gpu.filter import Columns, Eq, Gt
 from chroma_gpu.filter.overlay import Overlay
 from chroma_gpu.filter.view import IndexedView, KeptIndex
 from chroma_gpu.records import SparseVector
+from chroma_gpu.roaring import CHUNK
 from chroma_gpu.rowset import RowSet
 from chroma_gpu.values import ColumnStatistics, Kind
 
@@ -31,11 +32,11 @@ def overlay_of(first, records):
     return overlay
 
 
-def view_of(before, late=(), rewritten=None, cache=None):
+def view_of(before, late=(), rewritten=None, cache=None, lasting=None, changed=None):
     """Of rows that were indexed as ``before``, of which some were rewritten, and of late ones."""
-    rewritten = rewritten or {}
-    inverted = NaiveInverted(before, pending=rewritten)
-    index = KeptIndex(inverted, (cache or ByteCache(1 << 20)).section())
+    rewritten, cache = rewritten or {}, cache or ByteCache(1 << 20)
+    inverted = NaiveInverted(before, pending=rewritten, changed=changed)
+    index = KeptIndex(inverted, cache.section(), lasting or cache.section())
     overlay = overlay_of(len(before), [*rewritten.items(), *enumerate(late, len(before))])
     return IndexedView(len(before) + len(late), index, overlay.snapshot()), index, inverted
 
@@ -93,6 +94,68 @@ def test_an_index_that_went_on_is_known_to_be_gone():
     assert index.gone
 
 
+ROWS = [0, 3, 65_535, 65_536, 70_000, 131_072, 131_080, 196_607]
+"""In three chunks."""
+STEPS = st.lists(
+    st.tuples(st.dictionaries(st.sampled_from(ROWS), METADATAS, max_size=3), st.integers(0, 3)), min_size=2, max_size=6
+)
+
+
+@settings(max_examples=30)
+@given(STEPS, st.lists(CONDITIONS, min_size=1, max_size=4))
+def test_what_is_kept_of_earlier_indexes_is_right_for_later_ones(steps, conditions):
+    """Of which each knows other rows than the last, and more of them, and says in which chunks."""
+    cache = ByteCache(1 << 20)
+    lasting, rows, changed, metadatas = cache.section(), 1, [0], [None]
+    for number, (change, more) in enumerate(steps, 1):
+        grown = min(rows + more * 50_000, 196_608)
+        metadatas += [None] * (grown - rows)
+        change = {row: metadata for row, metadata in change.items() if row < grown}
+        for row, metadata in change.items():
+            metadatas[row] = metadata
+        changed += [number] * (-(-grown // CHUNK) - len(changed))
+        for chunk in {row // CHUNK for row in change} | set(range(rows // CHUNK, len(changed)) if grown > rows else ()):
+            changed[chunk] = number
+        rows = grown
+        view, index, _ = view_of(metadatas, cache=cache, lasting=lasting, changed=list(changed))
+        for condition in conditions[number % 2 :]:
+            found = condition.rows(view)
+            assert found.size == rows
+            expected = [row for row in ROWS if row < rows and condition.matches(metadatas[row])]
+            assert [row for row in ROWS if row in found] == expected
+            assert len(found) == (rows - len([row for row in ROWS if row < rows]) if condition.negated else 0) + len(expected)
+        index.drop()
+
+
+def test_only_chunks_that_changed_are_asked_again():
+    before = [None] * 70_000
+    before[5], before[6], before[69_000] = {"s": "a", "n": 1}, {"s": "b", "n": 2}, {"s": "a", "n": 3}
+    cache = ByteCache(1 << 20)
+    lasting = cache.section()
+
+    def asked(changed):
+        view, _, inverted = view_of(before, cache=cache, lasting=lasting, changed=changed)
+        found = [view.equal("s", "a"), view.among("s", ["a", "b"]), view.between("n", 2, None), view.has("s")]
+        return [each.rows().tolist() for each in found], inverted.asked[1:]
+
+    questions = [
+        ("among", "s", Kind.STR, False, ("a",)),
+        ("among", "s", Kind.STR, False, ("a", "b")),
+        ("numbers", "n", Kind.INT),
+        ("having", "s", Kind.STR, False),
+    ]
+    assert asked([1, 1]) == ([[5, 69_000], [5, 6, 69_000], [6, 69_000], [5, 6, 69_000]], questions)
+    assert asked([1, 1])[1] == []
+    before[6] = {"s": "a", "n": 7}  # which is not said to have changed
+    before[69_000], before[68_000] = None, {"s": "b", "n": 2}
+    later = [(*question, (1,)) for question in questions]
+    assert asked([1, 2]) == ([[5], [5, 6, 68_000], [6, 68_000], [5, 6, 68_000]], later)
+    before += [None] * 65_536
+    before[140_000 - 5_000] = {"s": "a"}
+    later = [(*question, (0, 2)) for question in questions]
+    assert asked([3, 2, 3]) == ([[5, 6, 135_000], [5, 6, 68_000, 135_000], [6, 68_000], [5, 6, 68_000, 135_000]], later)
+
+
 def test_what_is_asked_for_counts_as_memory_too():
     cache = ByteCache(1 << 20)
     view, _, _ = view_of([{"s": "a"}], cache=cache)
@@ -102,11 +165,18 @@ def test_what_is_asked_for_counts_as_memory_too():
 
 def test_dropping_an_index_gives_its_memory_back():
     cache = ByteCache(1 << 20)
-    view, index, _ = view_of([{"s": "a"}, {"n": 1}], cache=cache)
+    lasting = cache.section()
+    view, index, _ = view_of([{"s": "a"}, {"n": 1}], cache=cache, lasting=lasting)
+    view.documents_with((b"abc",))
+    before = cache.nbytes
     Eq("s", "a").rows(view)
     Gt("n", 0).rows(view)
-    assert cache.nbytes > 0
+    lasts = cache.nbytes - before
+    assert min(before, lasts) > 0
     index.drop()
+    assert view.documents_with((b"abc",)).rows().tolist() == []
+    assert cache.nbytes == lasts
+    lasting.drop()
     assert Eq("s", "a").rows(view).rows().tolist() == [0]
     assert cache.nbytes == 0
 

@@ -76,7 +76,7 @@ def test_scan_under_a_mask(device, share, size):
     allowed = np.zeros(3_001, np.bool_)
     allowed[: min(size, 3_001)] = flags[:3_001]
     for limit in (None, 600):
-        assert pairs(scan(queries, Buffer.of(chunks), 10, torch.ones(3, device=device), words, limit)) == expected(
+        assert pairs(scan(queries, Buffer.of(chunks), 10, torch.ones(3, device=device), words, limit=limit)) == expected(
             scores, 10, [1] * 3, allowed
         )
 
@@ -160,5 +160,6 @@ def test_gather_of_other_rows_for_each(device):
 def test_nothing_to_scan(device):
     queries, none = torch.ones(2, 3, device=device), torch.zeros(2, device=device)
     empty = torch.empty(0, dtype=torch.int64, device=device)
-    for found in (scan(queries, [], 10, none), gather(queries, [], empty, 10, none)):
+    buffer = Buffer.of([])
+    for found in (scan(queries, buffer, 10, none), gather(queries, buffer, empty, 10, none)):
         assert len(found.owners) == len(found.rows) == len(found.scores) == 0

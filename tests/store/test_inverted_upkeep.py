@@ -225,6 +225,23 @@ def test_values_that_are_not_there_are_found(folded):
     assert folded.verify() == []
 
 
+def test_a_state_that_does_not_say_which_chunks_have_changed(folded):
+    """As earlier versions leave it: every chunk may have, at each fold."""
+
+    def forget(txn):
+        payload = msgspec.msgpack.decode(txn.get(STATE, STATE_KEY)[5:])
+        payload.pop()
+        txn.put(STATE, STATE_KEY, seal(STATE_KEY, msgspec.msgpack.encode(payload)))
+
+    for folds in (3, 4):
+        assert list(folded.inverted(folds).changed) == [folds]
+        folded._keyvalue.write(forget)
+        assert list(folded.inverted(folds).changed) == [folds]
+        folded.write(change(10 + folds), Mode.UPDATE)
+        folded.fold()
+    assert list(folded.inverted(5).changed) == [5]
+
+
 MALFORMED = (b"", b"\xc1", b"r\1", b"a\1", b"\xff" * 40, msgspec.msgpack.encode([1, 2]), b"\x94\xa2id\x81\xa1a\xc1\xc0\0")
 
 

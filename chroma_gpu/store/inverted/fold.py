@@ -14,7 +14,7 @@ from chroma_gpu.records import Metadata
 from chroma_gpu.roaring import CHUNK, Places
 from chroma_gpu.store.encoding import DOCUMENTS, GRAMS, INVERTED, PENDING, RECORDS, TEXTS, WORDS, Summary, pack_row, row_of
 from chroma_gpu.store.inverted import texts
-from chroma_gpu.store.inverted.layout import opened
+from chroma_gpu.store.inverted.layout import chunks_of, opened
 from chroma_gpu.store.inverted.metadata import Fields, Metadatas, put_values, values_of
 from chroma_gpu.store.keyvalue import Transaction
 from chroma_gpu.store.ledger import Ledger
@@ -52,7 +52,8 @@ def fold(ledger: Ledger, indexing: Indexing = Indexing.FULL) -> None:
     summary, txn = ledger.summary, ledger.txn
     pending = list(txn.scan(PENDING))
     changed = {chunk: list(items) for chunk, items in groupby(pending, key=lambda item: row_of(item[0]) // CHUNK)}
-    fresh = range(summary.folded // CHUNK, -(-summary.rows // CHUNK))
+    chunks = chunks_of(summary.rows)
+    fresh = range(summary.folded // CHUNK, chunks) if summary.folded < summary.rows else ()
     fields = Fields(ledger)
     blocks = {chunk: _blocks(ledger, chunk) for chunk in sorted({*changed, *fresh})}
     # One at a time, so that no write has to pay for many.
@@ -64,13 +65,16 @@ def fold(ledger: Ledger, indexing: Indexing = Indexing.FULL) -> None:
     ledger.remove(PENDING, pending)
     summary.folded = summary.rows
     summary.folds += 1
+    summary.changed += [0] * (chunks - len(summary.changed))
+    for chunk in blocks:
+        summary.changed[chunk] = summary.folds
 
 
 def fold_anew(ledger: Ledger, indexing: Indexing = Indexing.FULL) -> None:
     """Drop the index, whatever is in it, and make it from the records.  Cost: every record and document is read"""
     for table in INVERTED:
         ledger.clear(table)
-    ledger.summary.folded = 0
+    ledger.summary.folded, ledger.summary.changed = 0, []
     fold(ledger, indexing)
 
 

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
+from itertools import islice
 
 import numpy as np
 
-from chroma_gpu import roaring
 from chroma_gpu.records import Rows
-from chroma_gpu.roaring import WORDS
+from chroma_gpu.roaring import Postings
 from chroma_gpu.rowset import RowSet
-from chroma_gpu.store.encoding import FIELDS, NUMBERS, PENDING, POSTINGS, id_key, read_summary, row_of
+from chroma_gpu.store.encoding import FIELDS, NUMBERS, PENDING, POSTINGS, Summary, id_key, read_summary, row_of
 from chroma_gpu.store.inverted import texts
 from chroma_gpu.store.inverted.layout import (
     CHUNK_KEY_SIZE,
     chunk_key,
-    chunks_of,
     column_key,
     column_type,
     decode_numbers,
     opened,
+    opened_all,
     opened_field,
     split_key,
     type_of,
@@ -37,6 +36,7 @@ class InvertedReader:
 
     rows     the rows below this are in it
     pending  those that were rewritten since they were taken in: it answers for what they were
+    changed  for each chunk of rows a number that is another one after every change of the metadata in it
     Every method raises KeyError if the index was changed since, CorruptRecord if what it needs is damaged.
     """
 
@@ -45,7 +45,9 @@ class InvertedReader:
         self._folds = folds
         self._numbers: dict[str, int | None] = {}
         with keyvalue.read() as txn:
-            self.rows = self._check(txn)
+            summary = self._check(txn)
+            self.rows = summary.folded
+            self.changed: Sequence[int] = tuple(summary.changed)
             self.pending = pending(txn)
 
     def statistics(self) -> list[ColumnStatistics]:
@@ -58,27 +60,55 @@ class InvertedReader:
             if count
         ]
 
-    def among(self, field: str, kind: Kind, array: bool, values: Sequence[Scalar]) -> RowSet:
+    def among(
+        self, field: str, kind: Kind, array: bool, values: Sequence[Scalar], chunks: Sequence[int] | None = None
+    ) -> Postings:
+        ends = [b"=" + key for key in sorted(set(value_keys(kind, values)))]  # neighbours are found faster than what lies apart
         with self._read() as txn:
-            keys = value_keys(kind, values)
-            return self._marked(txn, field, type_of(kind, array), [b"=" + key for key in keys])
+            return self._postings(txn, field, type_of(kind, array), ends, chunks)
 
-    def having(self, field: str, kind: Kind | None, array: bool) -> RowSet:
+    def having(self, field: str, kind: Kind | None, array: bool, chunks: Sequence[int] | None = None) -> Postings:
         with self._read() as txn:
-            return self._marked(txn, field, type_of(kind, array), [b""])
+            return self._postings(txn, field, type_of(kind, array), [b""], chunks)
 
-    def numbers(self, field: str, kind: Kind) -> list[NumberBlock]:
+    def numbers(self, field: str, kind: Kind, chunks: Sequence[int] | None = None) -> list[NumberBlock]:
         with self._read() as txn:
             number = self._number(txn, field)
             if number is None:
                 return []
             code = type_of(kind, False)
-            items = txn.scan(NUMBERS, prefix=column_key(number, code))
+            items: Iterable[tuple[bytes, bytes]] = txn.scan(NUMBERS, prefix=column_key(number, code))
+            if chunks is not None:
+                items = txn.get_many(NUMBERS, [chunk_key(number, code, chunk) for chunk in chunks])
             return [decode_numbers(code, split_key(key)[2], opened(NUMBERS, key, value)) for key, value in items]
+
+    def values(self, field: str, kind: Kind, chunks: Sequence[int], most: int) -> list[tuple[int, bytes, bytes]] | None:
+        items: list[tuple[bytes, bytes]] = []
+        with self._read() as txn:
+            number = self._number(txn, field)
+            if number is None:
+                return []
+            for chunk in chunks:
+                prefix = chunk_key(number, type_of(kind, False), chunk) + b"="
+                items += islice(txn.scan(POSTINGS, prefix=prefix), most - len(items) + 1)
+                if len(items) > most:
+                    return None
+            containers = opened_all(POSTINGS, items)
+        return [
+            (split_key(key)[2], key[CHUNK_KEY_SIZE + 1 :], container)
+            for (key, _), container in zip(items, containers, strict=True)
+        ]
+
+    def value_keys(self, kind: Kind, values: Sequence[Scalar]) -> list[bytes]:
+        return value_keys(kind, values)
 
     def containing(self, grams: Sequence[bytes]) -> RowSet:
         with self._read() as txn:
             return texts.containing(txn, self.rows, grams)
+
+    def containing_text(self, text: bytes) -> tuple[RowSet, RowSet]:
+        with self._read() as txn:
+            return texts.containing_text(txn, self.rows, text)
 
     def word_postings(self, hashes: Keys) -> list[tuple[Rows, Counts]]:
         """For each word the rows that have it, ascending, and how often; as ``texts.word_postings``."""
@@ -96,11 +126,11 @@ class InvertedReader:
             self._check(txn)
             yield txn
 
-    def _check(self, txn: Transaction) -> int:
+    def _check(self, txn: Transaction) -> Summary:
         summary = read_summary(txn)
         if summary.folds != self._folds:
             raise KeyError(f"the index is at change {summary.folds}, not {self._folds}")
-        return summary.folded
+        return summary
 
     def _number(self, txn: Transaction, field: str) -> int | None:
         """A field's number in keys; fields do not change without the index."""
@@ -110,19 +140,14 @@ class InvertedReader:
             self._numbers[field] = None if value is None else opened_field(key, value).number
         return self._numbers[field]
 
-    def _marked(self, txn: Transaction, field: str, code: int, ends: Sequence[bytes]) -> RowSet:
-        """The rows in the containers of every chunk whose keys have one of some ends."""
+    def _postings(self, txn: Transaction, field: str, code: int, ends: Sequence[bytes], chunks: Sequence[int] | None) -> Postings:
+        """The containers of some chunks, or of all, whose keys have one of some ends."""
         number = self._number(txn, field)
         if number is None:
-            return RowSet.empty(self.rows)
-        chunks = chunks_of(self.rows)
-        words = np.zeros(chunks * WORDS, np.uint64)
-        prefixes = [chunk_key(number, code, chunk) for chunk in range(chunks)]
+            return []
+        prefixes = [chunk_key(number, code, chunk) for chunk in (range(len(self.changed)) if chunks is None else chunks)]
         items = txn.get_many(POSTINGS, [prefix + end for prefix in prefixes for end in ends])
-        for prefix, found in groupby(items, key=lambda item: item[0][:CHUNK_KEY_SIZE]):
-            first = split_key(prefix)[2] * WORDS
-            roaring.mark_all((opened(POSTINGS, *item) for item in found), words[first : first + WORDS])
-        return RowSet(words[: (self.rows + 63) // 64], self.rows)
+        return list(zip([split_key(key)[2] for key, _ in items], opened_all(POSTINGS, items), strict=True))
 
 
 def pending(txn: Transaction) -> Rows:

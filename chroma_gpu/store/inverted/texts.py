@@ -1,7 +1,9 @@
 """Documents in the inverted index: which rows may contain a text, and which rows have a word.
 
-    texts  chunk u16, block u16            -> u8 whether it has grams (1) and words (2), container of the places that the block took in
-    grams  chunk u16, block u16, page u32  -> three-byte strings and the places of the texts that have them, see pages
+    texts  chunk u16, block u16            -> u8 whether it has grams (1), words (2) and a lexicon (4), container of the places that the
+                                              block took in
+    grams  chunk u16, block u16, page u32  -> three-byte strings and the places of the texts that have them, see pages; past them the
+                                              runs of letters, see lexicon
     words  chunk u16, block u16, page u32  -> hashes of words, the places and how often each is there
 
 A block is one taking in of some rows of a chunk and never changes. Where blocks of a chunk have a place in common, the last one
@@ -26,6 +28,7 @@ from chroma_gpu.roaring import CHUNK, Places
 from chroma_gpu.rowset import RowSet
 from chroma_gpu.store.encoding import GRAMS, TEXTS, WORDS
 from chroma_gpu.store.inverted.layout import REPAIR, opened
+from chroma_gpu.store.inverted.lexicon import Lexicon, is_run, lexicon
 from chroma_gpu.store.inverted.pages import Entry, cut, find
 from chroma_gpu.store.keyvalue import Transaction
 from chroma_gpu.store.ledger import Ledger
@@ -43,7 +46,7 @@ def block_of(chunk: int, block: int, places: Places, texts: Sequence[bytes | Non
 
     block   above every other block of the chunk
     places  [len(texts)] uint16, ascending
-    Cost    about 80 ns a byte of text, half without words
+    Cost    about 110 ns a byte of text, two thirds without words
     """
     have = [at for at, text in enumerate(texts) if text is not None]
     there = [text for text in texts if text is not None]
@@ -51,7 +54,8 @@ def block_of(chunk: int, block: int, places: Places, texts: Sequence[bytes | Non
     flags = FLAGS[indexing]
     tables = [(TEXTS, [(_block_key(chunk, block), bytes([flags]) + roaring.encoded(places))])]
     if flags & _GRAMS:
-        tables.append((GRAMS, _pages(chunk, block, words.grams(there, at), _WIDTHS[GRAMS])))
+        pages = _pages(chunk, block, words.grams(there, at), _WIDTHS[GRAMS])
+        tables.append((GRAMS, pages + [(_page_key(chunk, block, page), payload) for page, payload in lexicon(there, at)]))
     if flags & _WORDS:
         postings, counted = words.words(there, at)
         lengths = np.zeros(len(places), "<u2")
@@ -74,8 +78,7 @@ def containing(txn: Transaction, rows: int, grams: Sequence[bytes]) -> RowSet:
     Where the first strings leave few texts of a block, the others are not asked: reading these texts costs less.
     Cost  some 30 µs a block, less where a string is missing
     """
-    wanted = list(dict.fromkeys(int.from_bytes(gram, "big") for gram in grams))
-    wanted[1:] = wanted[:0:-1]  # the first and the last have least in common
+    wanted = _wanted(grams)
     found = RowSet.full(-(-rows // CHUNK) * CHUNK).words
     for chunk, block, flags, container in _blocks(txn):
         part = found[chunk * roaring.WORDS : (chunk + 1) * roaring.WORDS]
@@ -84,9 +87,47 @@ def containing(txn: Transaction, rows: int, grams: Sequence[bytes]) -> RowSet:
                 roaring.mark(container, part)
                 continue
             part &= ~_bitmap(container)
-            hits = _with_all(txn, chunk, block, wanted) if wanted else roaring.decoded(container)
-            np.bitwise_or.at(part, hits >> 6, np.uint64(1) << (hits & 63).astype(np.uint64))
+            _mark(_with_all(txn, chunk, block, wanted) if wanted else roaring.decoded(container), part)
     return RowSet(found, len(found) * 64).resized(rows)
+
+
+def containing_text(txn: Transaction, rows: int, text: bytes) -> tuple[RowSet, RowSet]:
+    """The rows below ``rows`` of which it is known that a text of one byte or more is in theirs, and these with those that may have it.
+
+    Of a text of three bytes, all is known. Where its three-byte strings leave many texts of a block, the runs of letters decide if it
+    is one itself; there the two are equal but for texts with very long runs.
+
+    Cost  some 30 µs a block, and where runs are looked at 1 ns for each byte of them: less than reading the texts would cost
+    """
+    grams = _wanted([text[at : at + _GRAM] for at in range(len(text) - _GRAM + 1)])
+    grams = grams[:: -(-len(grams) // _MOST_GRAMS) or 1]
+    in_run = is_run(text)
+    may = RowSet.full(-(-rows // CHUNK) * CHUNK).words
+    have = np.zeros_like(may)
+    for chunk, block, flags, container in _blocks(txn):
+        lower, upper = (words[chunk * roaring.WORDS : (chunk + 1) * roaring.WORDS] for words in (have, may))
+        if not len(upper):
+            continue
+        others = ~_bitmap(container)
+        lower &= others
+        if not flags & _GRAMS:
+            roaring.mark(container, upper)
+            continue
+        upper &= others
+        has_runs = in_run and bool(flags & _LEXICON)
+        hits = _with_all(txn, chunk, block, grams[:_AT_ONCE] if has_runs else grams) if grams else roaring.decoded(container)
+        if len(text) == _GRAM:
+            _mark(hits, lower)
+        elif has_runs and len(hits) > _FEW:
+            runs = Lexicon.of(txn, _block_key(chunk, block)) if len(hits) > _FEW_TEXTS else None
+            if runs is not None and len(hits) > _FEW_TEXTS + runs.size // _TEXT:
+                _mark(runs.containing(txn, text), lower)
+                hits = np.intersect1d(hits, runs.too_long, assume_unique=True)
+            elif len(grams) > _AT_ONCE:
+                hits = _with_all(txn, chunk, block, grams[_AT_ONCE:], hits)
+        _mark(hits, upper)
+    may |= have
+    return _rowset(have).resized(rows), _rowset(may).resized(rows)
 
 
 def taken(txn: Transaction, rows: int) -> RowSet:
@@ -136,13 +177,25 @@ def lengths(txn: Transaction, rows: int) -> tuple[Lengths, RowSet]:
     return found[:rows].copy(), RowSet.where(unknown[:rows])
 
 
-_GRAMS, _WORDS = 1, 2
+_GRAMS, _WORDS, _LEXICON = 1, 2, 4
 _AT_ONCE: Final = 2
 """Strings that are looked up in a block at once, ..."""
 _FEW: Final = 8
 """... and the texts that are read rather than looked up any further."""
 
-FLAGS: Final = {Indexing.FULL: _GRAMS | _WORDS, Indexing.GRAMS: _GRAMS, Indexing.NONE: 0}
+_FEW_TEXTS: Final = 64
+"""Texts that are read rather than runs looked at, and ..."""
+_TEXT: Final = 2048
+"""... bytes of runs that are looked at in the time of reading one text."""
+
+_MANY: Final = 1_024
+"""Places that are faster marked by a pass over all flags."""
+
+_GRAM: Final = 3
+_MOST_GRAMS: Final = 8
+"""Strings that are looked up for one text, spread over it."""
+
+FLAGS: Final = {Indexing.FULL: _GRAMS | _LEXICON | _WORDS, Indexing.GRAMS: _GRAMS | _LEXICON, Indexing.NONE: 0}
 
 _block_key: Final = struct.Struct(">HH").pack
 _page_key: Final = struct.Struct(">HHI").pack
@@ -177,15 +230,35 @@ def _latest(txn: Transaction) -> list[tuple[int, int, int, Places, npt.NDArray[n
     return found[::-1]
 
 
+def _rowset(bits: roaring.Words) -> RowSet:
+    return RowSet(bits, len(bits) * 64)
+
+
+def _mark(places: Places, bits: roaring.Words) -> None:
+    """Set the bits of some places, in any order."""
+    if len(places) > _MANY:
+        flags = np.zeros(CHUNK, np.bool_)
+        flags[places] = True
+        bits |= np.packbits(flags, bitorder="little").view(np.uint64)
+    else:
+        np.bitwise_or.at(bits, places >> 6, np.uint64(1) << (places & 63).astype(np.uint64))
+
+
 def _bitmap(container: bytes) -> roaring.Words:
     bits = np.zeros(roaring.WORDS, np.uint64)
     roaring.mark(container, bits)
     return bits
 
 
-def _with_all(txn: Transaction, chunk: int, block: int, wanted: list[int]) -> Places:
-    """The places of a block that have every key, or, once they are few, some more."""
-    hits = None
+def _wanted(grams: Sequence[bytes]) -> list[int]:
+    """The keys of three-byte strings, in the order in which they are looked up."""
+    wanted = list(dict.fromkeys(int.from_bytes(gram, "big") for gram in grams))
+    wanted[1:] = wanted[:0:-1]  # the first and the last have least in common
+    return wanted
+
+
+def _with_all(txn: Transaction, chunk: int, block: int, wanted: list[int], hits: Places | None = None) -> Places:
+    """The places of a block, or of some of them, that have every key, or, once they are few, some more."""
     directory = _page(txn, GRAMS, chunk, block, 0)
     for first in range(0, len(wanted), _AT_ONCE):
         part = sorted(wanted[first : first + _AT_ONCE])

@@ -24,7 +24,7 @@ from chroma_gpu.store.encoding import (
     pack_row,
     row_of,
 )
-from chroma_gpu.store.inverted import texts
+from chroma_gpu.store.inverted import lexicon, texts
 from chroma_gpu.store.inverted.layout import (
     CHUNK_KEY_SIZE,
     REPAIR,
@@ -152,6 +152,9 @@ class _Check:
         candidates = texts.containing(self._txn, self._folded, [int(gram).to_bytes(3, "big") for gram in grams])
         if row not in candidates:
             yield f"the document of row {row} is not found by its parts"
+        for run in lexicon.runs_of(document)[:1]:
+            if row not in texts.containing_text(self._txn, self._folded, run)[1]:
+                yield f"the document of row {row} is not found by {run.decode()!r}"
         hashes = _some(words.words([document], place)[0].keys)
         if ranked and any(row not in found for found, _ in texts.word_postings(self._txn, self._folded, hashes)):
             yield f"the document of row {row} is not found by its words"

@@ -1,0 +1,529 @@
+"""The Triton kernels under ``scan`` and ``gather``: score rows, find the k-th best of a list, keep what may count, close ranks.
+
+See README.md for the steps, and for what each costs. Loops whose bounds are known on the device alone are written with ``while``:
+the interpreter cannot count with them otherwise.
+"""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import triton
+import triton.language as tl
+
+from chroma_gpu.kernels.tuning import Config, Variant
+
+ALL: Final = 0  # every row of every chunk
+MASKED: Final = 1  # of these, the rows whose bit is set
+LISTED: Final = 2  # listed rows, the same for all queries
+EACH: Final = 3  # listed rows, others for each query
+
+EVERY: Final = 0  # write every score where its row stands in the source
+SAMPLE: Final = 1  # write the best lower end of every GROUP rows
+COLLECT: Final = 2  # append what reaches the floor
+
+GROUP: Final = 16
+"""Rows of a sample that give one number."""
+
+_GROUP: tl.constexpr = tl.constexpr(GROUP)
+_MASKED: tl.constexpr = tl.constexpr(MASKED)
+_LISTED: tl.constexpr = tl.constexpr(LISTED)
+_EACH: tl.constexpr = tl.constexpr(EACH)
+_EVERY: tl.constexpr = tl.constexpr(EVERY)
+_SAMPLE: tl.constexpr = tl.constexpr(SAMPLE)
+_LOW: tl.constexpr = tl.constexpr(2.0**-11)
+_ENTIRE: tl.constexpr = tl.constexpr(2.0**10)
+
+
+@triton.jit
+def score(
+    places,  # [chunks, 6] int64
+    queries,  # [q, QUERY_STRIDE]; where SPLIT, as ``halve`` leaves them
+    lengths,  # [q] float32 or None
+    floors,  # [q] float32
+    words,  # [n_words] int32 or None
+    listed,  # rows less base, int32 or int64, or None
+    counted,  # [1] int32: how many are listed; None where n_listed says so
+    bounds,  # [2, q + 1] int64 where SOURCE is EACH: the first tile of each query, its first position in ``listed``
+    found,  # [q, capacity, 4] int32, q * capacity < 2**31: row (low and high half), score, margin; None where MODE is SAMPLE
+    best,  # [q, capacity] float32 where MODE is SAMPLE
+    counts,  # [q] int32 where MODE is COLLECT
+    base,  # what is added to every listed row
+    origin,  # the start of the first chunk
+    n_chunks,
+    n_words,
+    n_listed,
+    n_tiles,
+    n_queries,
+    n_samples,  # tiles of the sample (of each query where SOURCE is EACH)
+    chunk_tiles,
+    capacity,
+    SOURCE: tl.constexpr,
+    MODE: tl.constexpr,
+    CODES: tl.constexpr,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,  # columns that are loaded: DIM, or the stride if rows are padded with zeros
+    ROW_BYTES: tl.constexpr,
+    QUERY_STRIDE: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    GAIN: tl.constexpr,
+    BIAS: tl.constexpr,
+    ERROR: tl.constexpr,
+    STEPS: tl.constexpr,  # of the search for the chunk of a row; -1 where SHIFT finds it
+    SHIFT: tl.constexpr,
+    OWNERS: tl.constexpr,  # a power of two >= q + 1 where SOURCE is EACH
+    ROWS: tl.constexpr,
+    BATCH: tl.constexpr,
+    DEPTH: tl.constexpr,
+    DOT: tl.constexpr,
+    SPLIT: tl.constexpr,
+):
+    """A persistent program: scores every tile of ROWS rows whose number is its own modulo the grid, for BATCH queries."""
+    lane = tl.arange(0, ROWS)
+    program = tl.program_id(0)
+    batch = tl.program_id(1)
+    if SOURCE == _LISTED:
+        if counted is not None:
+            n_listed = tl.minimum(tl.load(counted), n_listed)
+        n_tiles = tl.cdiv(n_listed, ROWS)
+    last = n_tiles
+    if MODE == _SAMPLE:
+        last = tl.num_programs(0)
+    number = program
+    while number < last:
+        tile = number
+        first = batch * BATCH
+        within = n_tiles
+        stop = n_listed
+        begin = tile * 0
+        if SOURCE == _EACH:
+            each = tl.arange(0, OWNERS)
+            if MODE == _SAMPLE:
+                first = number // n_samples
+                tile = number % n_samples
+                begin = tl.load(bounds + first)
+            else:
+                starts = tl.load(bounds + 1 + each, mask=each < n_queries, other=1 << 62)
+                first = tl.sum((starts <= number).to(tl.int32), 0)
+                begin = tl.load(bounds + first)
+                tile = (number - begin).to(tl.int32)
+            within = (tl.load(bounds + first + 1) - begin).to(tl.int32)
+            begin = tl.load(bounds + n_queries + 1 + first)
+            stop = tl.load(bounds + n_queries + 2 + first)
+        slot = tile
+        live = tile < within
+        if MODE == _SAMPLE and within > n_samples:
+            tile = (tile.to(tl.int64) * within // n_samples).to(tl.int32)
+        owner = first + tl.arange(0, BATCH)
+        asked = owner < n_queries
+
+        # Where the rows of the tile lie.
+        if SOURCE >= _LISTED:
+            at = begin + tile * ROWS + lane
+            valid = (at < stop) & live
+            row = tl.load(listed + at, mask=valid, other=0).to(tl.int64) + base
+            home = _home(places, tl.where(valid, row, origin), origin, n_chunks, STEPS, SHIFT)
+            line = places + home * 6
+            place = tl.where(valid, row - tl.load(line + 4), 0)
+        else:
+            line = places + (tl.where(live, tile, 0) // chunk_tiles).to(tl.int64) * 6
+            place = (tile % chunk_tiles).to(tl.int64) * ROWS + lane
+            valid = (place < tl.load(line + 5)) & live
+            row = tl.load(line + 4) + place
+            if SOURCE == _MASKED:
+                valid = valid & ((row >> 5) < n_words)
+                word = tl.load(words + (row >> 5), mask=valid, other=0)
+                valid = valid & (((word >> (row & 31).to(tl.int32)) & 1) != 0)
+        vectors = (tl.load(line) + place * ROW_BYTES).to(tl.pointer_type(CODES))
+        if ALIGNED:
+            vectors = tl.multiple_of(vectors, 16)
+
+        value = _products(vectors, valid, queries, first, n_queries, DIM, WIDTH, QUERY_STRIDE, ROWS, BATCH, DEPTH, DOT, SPLIT)
+        margin = tl.zeros([ROWS, BATCH], tl.float32)
+        if lengths is not None:
+            length = tl.load(lengths + owner, mask=asked, other=0.0)
+            value *= length[None, :]
+        if GAIN:
+            value *= _column(line + 1, place, valid)[:, None]
+        if BIAS:
+            value -= _column(line + 2, place, valid)[:, None]
+        if ERROR:
+            margin += _column(line + 3, place, valid)[:, None]
+            if lengths is not None:
+                margin *= length[None, :]
+
+        line_of = owner * capacity
+        if MODE == _EVERY:
+            ordinal = (tile * ROWS + lane)[:, None]
+            real = valid[:, None] & asked[None, :]
+            room = asked[None, :] & (ordinal < capacity)
+            where = tl.where(real, row[:, None], -1)
+            _write(found, line_of[None, :] + ordinal, where, tl.where(real, value, float("-inf")), margin, room)
+        elif MODE == _SAMPLE:
+            lowest = tl.where(valid[:, None], value - margin, float("-inf"))
+            highest = tl.max(tl.reshape(lowest, (ROWS // _GROUP, _GROUP, BATCH)), axis=1)
+            group = slot * (ROWS // _GROUP) + tl.arange(0, ROWS // _GROUP)
+            tl.store(best + line_of[None, :] + group[:, None], highest, mask=asked[None, :])
+        else:
+            floor = tl.load(floors + owner, mask=asked, other=0.0)
+            hit = valid[:, None] & asked[None, :] & ((value + margin < floor[None, :]) == 0)
+            if tl.max(tl.max(hit.to(tl.int32), axis=1), axis=0) > 0:
+                # Added, not broadcast: the interpreter's atomics take what they are given for contiguous.
+                into = (counts + owner)[None, :] + tl.zeros([ROWS, BATCH], tl.int32)
+                position = tl.atomic_add(into, tl.full([ROWS, BATCH], 1, tl.int32), mask=hit, sem="relaxed")
+                room = hit & (position < capacity)
+                _write(found, line_of[None, :] + position, row[:, None], value, margin, room)
+        number += tl.num_programs(0)
+
+
+@triton.jit
+def _write(found, at, row, value, margin, mask):
+    """One line of 16 bytes for each pair: one address, not three."""
+    line = found + at.to(tl.int64) * 4
+    row = tl.broadcast_to(row, at.shape)
+    tl.store(line, row.to(tl.int32), mask=mask)
+    tl.store(line + 1, (row >> 32).to(tl.int32), mask=mask)
+    tl.store(line + 2, value.to(tl.int32, bitcast=True), mask=mask)
+    tl.store(line + 3, margin.to(tl.int32, bitcast=True), mask=mask)
+
+
+@triton.jit
+def _home(places, row, origin, n_chunks, STEPS: tl.constexpr, SHIFT: tl.constexpr):
+    """The number of the chunk that holds a row: chunks start evenly, or the last one that starts at the row or before."""
+    if STEPS < 0:
+        low = (row - origin) >> SHIFT
+    else:
+        low = row * 0
+        high = low + (n_chunks - 1)
+        for _ in range(STEPS):
+            middle = (low + high + 1) // 2
+            past = tl.load(places + middle * 6 + 4) > row
+            high = tl.where(past, middle - 1, high)
+            low = tl.where(past, low, middle)
+    return low
+
+
+@triton.jit
+def _column(line, place, valid):
+    """Values of a float32 column of the chunks whose address lies at ``line``."""
+    column = (tl.load(line) + place * 4).to(tl.pointer_type(tl.float32))
+    return tl.load(column, mask=valid, other=0.0)
+
+
+@triton.jit
+def _products(
+    vectors, valid, queries, first, n_queries,
+    DIM: tl.constexpr, WIDTH: tl.constexpr, QUERY_STRIDE: tl.constexpr,
+    ROWS: tl.constexpr, BATCH: tl.constexpr, DEPTH: tl.constexpr, DOT: tl.constexpr, SPLIT: tl.constexpr,
+):  # fmt: skip
+    """[ROWS, BATCH] float32: <query, row>."""
+    column = tl.arange(0, DEPTH)
+    if DOT:
+        PARTS: tl.constexpr = 2 if SPLIT else 1  # noqa: N806
+        part = first * PARTS + tl.arange(0, BATCH * PARTS)
+        acc = tl.zeros([ROWS, BATCH * PARTS], tl.float32)
+        for d in range(0, WIDTH, DEPTH):
+            x = _row_block(vectors, valid, d + column, WIDTH, DEPTH)
+            inside = ((d + column) < DIM)[:, None] & (part < n_queries * PARTS)[None, :]
+            q = tl.load(queries + part[None, :].to(tl.int64) * QUERY_STRIDE + (d + column)[:, None], mask=inside, other=0.0)
+            acc = tl.dot(x.to(q.dtype), q, acc, input_precision="ieee")
+        if SPLIT:
+            high, low = tl.split(tl.reshape(acc, (ROWS, BATCH, 2)))
+            acc = (high + low * _LOW) / _ENTIRE
+    elif BATCH == 1:
+        line = queries + first.to(tl.int64) * QUERY_STRIDE
+        wide = tl.zeros([ROWS, DEPTH], tl.float32)
+        if WIDTH <= 4 * DEPTH:  # all loads of a tile are in flight at once
+            for d in tl.static_range(0, WIDTH, DEPTH):
+                q = tl.load(line + d + column, mask=d + column < DIM, other=0.0).to(tl.float32)
+                wide += _row_block(vectors, valid, d + column, WIDTH, DEPTH).to(tl.float32) * q[None, :]
+        else:
+            for d in tl.range(0, WIDTH, DEPTH, loop_unroll_factor=2):
+                q = tl.load(line + d + column, mask=d + column < DIM, other=0.0).to(tl.float32)
+                wide += _row_block(vectors, valid, d + column, WIDTH, DEPTH).to(tl.float32) * q[None, :]
+        acc = tl.sum(wide, axis=1)[:, None]
+    else:
+        acc = tl.zeros([ROWS, BATCH], tl.float32)
+        for d in range(0, WIDTH, DEPTH):
+            x = _row_block(vectors, valid, d + column, WIDTH, DEPTH).to(tl.float32)
+            for b in tl.static_range(BATCH):
+                inside = (d + column < DIM) & (first + b < n_queries)
+                line = queries + (first + b).to(tl.int64) * QUERY_STRIDE
+                q = tl.load(line + d + column, mask=inside, other=0.0).to(tl.float32)
+                part = tl.sum(x * q[None, :], axis=1)
+                acc += tl.where(tl.arange(0, BATCH)[None, :] == b, part[:, None], 0.0)
+    return acc
+
+
+@triton.jit
+def _row_block(vectors, valid, column, WIDTH: tl.constexpr, DEPTH: tl.constexpr):
+    """[ROWS, DEPTH]: some columns of all rows; not read again, so the first to leave the caches."""
+    inside = valid[:, None]
+    if WIDTH % DEPTH != 0:
+        inside = inside & (column < WIDTH)[None, :]
+    return tl.load(vectors[:, None] + column[None, :], mask=inside, other=0, eviction_policy="evict_first")
+
+
+@triton.jit
+def compact(
+    places, words, listed, counted, origin, n_words, most, chunk_tiles, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Append the rows whose bit is set, less origin, to a list: in order within each tile of ROWS rows, tiles as they come."""
+    tile = tl.program_id(0)
+    line = places + (tile // chunk_tiles).to(tl.int64) * 6
+    start = tl.load(line + 4)
+    place = (tile % chunk_tiles) * ROWS + tl.arange(0, ROWS)
+    row = start + place
+    inside = (place < tl.load(line + 5)) & ((row >> 5) < n_words)
+    word = tl.load(words + (row >> 5), mask=inside, other=0)
+    bit = tl.where(inside, (word >> (place & 31)) & 1, 0)
+    total = tl.sum(bit, axis=0)
+    if total > 0:
+        at = tl.atomic_add(counted, total, sem="relaxed") + tl.cumsum(bit, axis=0) - 1
+        tl.store(listed + at, (row - origin).to(listed.dtype.element_ty), mask=(bit != 0) & (at < most))
+
+
+@triton.jit
+def halve(queries, halves, DIM: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Cut float32 queries into two float16 numbers each: lines 2 i and 2 i + 1, scaled so that neither is subnormal."""
+    at = tl.arange(0, BLOCK)
+    line = tl.program_id(0).to(tl.int64)
+    value = tl.load(queries + line * DIM + at, mask=at < DIM, other=0.0) * _ENTIRE
+    high = value.to(tl.float16)
+    low = ((value - high.to(tl.float32)) / _LOW).to(tl.float16)
+    to = halves + 2 * line * WIDTH + at
+    tl.store(to, high, mask=at < WIDTH)
+    tl.store(to + WIDTH, low, mask=at < WIDTH)
+
+
+@triton.jit
+def floor_of(scores, slack, floors, n, k, BLOCK: tl.constexpr):
+    """floors[i] = the k-th largest of scores[i, :n] - slack[i]."""
+    line = tl.program_id(0).to(tl.int64)
+    tl.store(floors + line, _kth(scores + line * n, n, k, 1, False, BLOCK) - tl.load(slack + line))
+
+
+@triton.jit
+def prune(found, counts, count_stride, capacity, slack, k, floors, rows, scores, owners, state, BLOCK: tl.constexpr):
+    """Of each list, what reaches its own k-th best lower end less the slack; state [2, q] says what was found and what is kept.
+
+    counts  how many were found: more than capacity if some did not fit; None for capacity. floors gets the floor that was used
+    """
+    owner = tl.program_id(0)
+    line = owner.to(tl.int64) * capacity
+    total = capacity
+    if counts is not None:
+        total = tl.load(counts + owner * count_stride).to(tl.int32)
+    held = tl.minimum(total, capacity)
+    lists = found + line * 4
+    floor = _kth(lists.to(tl.pointer_type(tl.float32)), held, k, 4, True, BLOCK) - tl.load(slack + owner)
+    tl.store(floors + owner, floor)
+    written = 0
+    at = 0
+    while at < held:
+        spot = at + tl.arange(0, BLOCK)
+        inside = spot < held
+        low = tl.load(lists + spot * 4, mask=inside, other=-1).to(tl.int64) & 0xFFFFFFFF
+        high = tl.load(lists + spot * 4 + 1, mask=inside, other=-1).to(tl.int64)
+        value = tl.load(lists + spot * 4 + 2, mask=inside, other=0).to(tl.float32, bitcast=True)
+        margin = tl.load(lists + spot * 4 + 3, mask=inside, other=0).to(tl.float32, bitcast=True)
+        keep = ((high >= 0) & ((value + margin < floor) == 0)).to(tl.int32)
+        to = line + written + tl.cumsum(keep, axis=0) - 1
+        tl.store(rows + to, (high << 32) | low, mask=keep != 0)
+        tl.store(scores + to, value, mask=keep != 0)
+        tl.store(owners + to, tl.full([BLOCK], 0, tl.int64) + owner, mask=keep != 0)
+        written += tl.sum(keep, axis=0)
+        at += BLOCK
+    tl.store(state + owner, total)
+    tl.store(state + tl.num_programs(0) + owner, written)
+
+
+@triton.jit
+def pack(kept_rows, kept_scores, owners, rows, scores, state, capacity, QUERIES: tl.constexpr, BLOCK: tl.constexpr):
+    """Put the lists one after the other."""
+    owner = tl.program_id(0)
+    n_queries = tl.num_programs(0)
+    each = tl.arange(0, QUERIES)
+    kept = tl.load(state + n_queries + each, mask=each < owner, other=0)
+    start = tl.sum(kept.to(tl.int64), axis=0)
+    line = owner.to(tl.int64) * capacity
+    n = tl.load(state + n_queries + owner)
+    at = 0
+    while at < n:
+        spot = at + tl.arange(0, BLOCK)
+        inside = spot < n
+        tl.store(owners + start + spot, tl.full([BLOCK], 0, tl.int64) + owner, mask=inside)
+        tl.store(rows + start + spot, tl.load(kept_rows + line + spot, mask=inside, other=0), mask=inside)
+        tl.store(scores + start + spot, tl.load(kept_scores + line + spot, mask=inside, other=0.0), mask=inside)
+        at += BLOCK
+
+
+@triton.jit
+def _kth(values, n, k, STRIDE: tl.constexpr, LISTS: tl.constexpr, BLOCK: tl.constexpr):
+    """The k-th largest of n numbers, -inf where there are fewer: bit by bit from the top, among numbers ordered as integers."""
+    low = tl.full([], -(1 << 31), tl.int64)
+    if n <= BLOCK:
+        keys = _keys(values, 0, n, STRIDE, LISTS, BLOCK)
+        for bit in range(32):
+            trial = low + (tl.full([], 1, tl.int64) << (31 - bit))
+            count = tl.sum((keys >= trial.to(tl.int32)).to(tl.int32), axis=0)
+            low = tl.where(count >= k, trial, low)
+    else:
+        for bit in range(32):
+            trial = low + (tl.full([], 1, tl.int64) << (31 - bit))
+            count = 0
+            at = 0
+            while at < n:
+                count += tl.sum((_keys(values, at, n, STRIDE, LISTS, BLOCK) >= trial.to(tl.int32)).to(tl.int32), axis=0)
+                at += BLOCK
+            low = tl.where(count >= k, trial, low)
+    key = low.to(tl.int32)
+    value = (key ^ ((key >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+    return tl.where(n < k, float("-inf"), value)
+
+
+@triton.jit
+def _keys(values, at, n, STRIDE: tl.constexpr, LISTS: tl.constexpr, BLOCK: tl.constexpr):
+    """[BLOCK] int32 in the order of the numbers; past the end the least integer, which is no number's. Of lists the lower ends."""
+    spot = at + tl.arange(0, BLOCK)
+    inside = spot < n
+    if LISTS:
+        value = tl.load(values + spot * STRIDE + 2, mask=inside, other=0.0)
+        value -= tl.load(values + spot * STRIDE + 3, mask=inside, other=0.0)
+    else:
+        value = tl.load(values + spot * STRIDE, mask=inside, other=0.0)
+    bits = value.to(tl.int32, bitcast=True)
+    return tl.where(inside, bits ^ ((bits >> 31) & 0x7FFFFFFF), -(1 << 31))
+
+
+def power(number: int) -> int:
+    """The least power of two that is not below."""
+    return 1 << max(0, number - 1).bit_length()
+
+
+TYPES: Final[dict[Any, Any]] = {"float32": tl.float32, "float16": tl.float16, "int8": tl.int8}
+
+
+def score_variant(
+    title: str,
+    how: Config,
+    codes: str,
+    width: int,
+    source: int,
+    mode: int,
+    *,
+    queries: str = "fp32",
+    error: bool = True,
+    wide: bool = False,
+    least: int = 75,
+) -> Variant:
+    """``score`` as it is launched for rows of so many numbers, for the test that builds what production launches.
+
+    queries  the type of the queries: "fp32" or "fp16".  wide: whether listed rows are int64
+    """
+    size = {"float32": 4, "float16": 2, "int8": 1}[codes]
+    split = how.way == "dot" and queries == "fp32" and codes != "float32"
+    given = {
+        "places": "*i64",
+        "queries": "*fp16" if split else f"*{queries}",
+        "lengths": "*fp32",
+        "floors": "*fp32" if mode == COLLECT else None,
+        "words": "*i32" if source == MASKED else None,
+        "listed": None if source < LISTED else "*i64" if wide else "*i32",
+        "counted": "*i32" if source == LISTED and not wide else None,
+        "bounds": "*i64" if source == EACH else None,
+        "found": None if mode == SAMPLE else "*i32",
+        "best": "*fp32" if mode == SAMPLE else None,
+        "counts": None if mode == SAMPLE else "*i32",
+        **dict.fromkeys(("base", "origin", "n_chunks", "n_words", "n_listed", "n_tiles"), "i32"),
+        **dict.fromkeys(("n_queries", "n_samples", "chunk_tiles", "capacity"), "i32"),
+    }
+    constants = {
+        **{each: None for each, kind in given.items() if kind is None},
+        "SOURCE": source,
+        "MODE": mode,
+        "CODES": TYPES[codes],
+        "DIM": width,
+        "WIDTH": width,
+        "ROW_BYTES": width * size,
+        "QUERY_STRIDE": -(-width // 8) * 8 if split else width,
+        "ALIGNED": width * size % 16 == 0,
+        "GAIN": codes == "int8",
+        "BIAS": True,
+        "ERROR": error,
+        "STEPS": -1,
+        "SHIFT": 16,
+        "OWNERS": 128 if source == EACH else 1,
+        "ROWS": how.rows,
+        "BATCH": 1 if source == EACH else how.queries,
+        "DEPTH": how.dims,
+        "DOT": how.way == "dot",
+        "SPLIT": split,
+    }
+    signature = {each: kind for each, kind in given.items() if kind is not None}
+    return Variant(title, score, signature, constants, how.num_warps, how.num_stages, least)
+
+
+VARIANTS: Final = (
+    Variant(
+        "compact",
+        compact,
+        {
+            "places": "*i64",
+            "words": "*i32",
+            "listed": "*i32",
+            "counted": "*i32",
+            **dict.fromkeys(("origin", "n_words", "most", "chunk_tiles"), "i32"),
+        },
+        {"ROWS": 4096},
+    ),
+    Variant("halve", halve, {"queries": "*fp32", "halves": "*fp16"}, {"DIM": 384, "WIDTH": 384, "BLOCK": 512}, 2),
+    *(
+        Variant(
+            f"floor_of {block}",
+            floor_of,
+            {"scores": "*fp32", "slack": "*fp32", "floors": "*fp32", "n": "i32", "k": "i32"},
+            {"BLOCK": block},
+            warps,
+        )
+        for block, warps in ((4096, 16), (32768, 16))
+    ),
+    *(
+        Variant(
+            f"prune {block}{' counted' if counted else ''}",
+            prune,
+            {
+                "found": "*i32",
+                "count_stride": "i32",
+                "capacity": "i32",
+                "slack": "*fp32",
+                "k": "i32",
+                "floors": "*fp32",
+                "rows": "*i64",
+                "scores": "*fp32",
+                "owners": "*i64",
+                "state": "*i32",
+                **({"counts": "*i32"} if counted else {}),
+            },
+            {"BLOCK": block, **({} if counted else {"counts": None})},
+            16,
+        )
+        for block, counted in ((8192, True), (8192, False), (4096, True))
+    ),
+    Variant(
+        "pack",
+        pack,
+        {
+            "kept_rows": "*i64",
+            "kept_scores": "*fp32",
+            "owners": "*i64",
+            "rows": "*i64",
+            "scores": "*fp32",
+            "state": "*i32",
+            "capacity": "i32",
+        },
+        {"QUERIES": 64, "BLOCK": 1024},
+    ),
+)
