@@ -40,6 +40,7 @@ _KINDS: Final[dict[str, Callable[[Case, Table, Place], dict[str, Any]]]] = {
     "gather": gpu_steps.search,
     "lists": gpu_steps.lists,
     "add": gpu_steps.add,
+    "join": gpu_steps.join,
 }
 
 

@@ -21,7 +21,7 @@ class Case:
 
     kind   "peaks": what the card copies and multiplies. "scan": all rows, under a mask where not all pass. "gather": the same filter
            as a list of rows. "lists": another list for each query. "add": rows into a full table. "predicate": a filter to a mask.
-           "collection": whole queries from Python
+           "join": all pairs as near as a threshold. "collection": whole queries from Python
     dtype  of the codes on the device
     share  of the rows that pass the filter
     """
@@ -68,12 +68,14 @@ def quick() -> Iterator[Case]:
     yield from (Case("scan", MILLION, k=k) for k in (100, 1000, 5000))
     yield from (Case("scan", MILLION // 10, batch=batch) for batch in (1, 32))
     yield from (Case("collection", MILLION, share=share) for share in (1.0, 0.1, 0.01))
+    yield Case("join", MILLION // 10)
     yield from (Case("scan", MILLION, dim=dim, batch=batch) for dim in (128, 768, 1024) for batch in (1, 1024))
 
 
 def full() -> Iterator[Case]:
     """Every combination, table by table; narrow filters as a list, too."""
     yield from (Case("scan", 100 * MILLION, dim, "int8", batch) for dim in (384, 128) for batch in (1, 32, 1024))
+    yield Case("join", MILLION)
     tables = product((MILLION, 10 * MILLION, MILLION // 10), (384, 768, 128, 1024), ("float16", "int8", "float32"))
     for rows, dim, dtype in tables:
         for k, batch, share in product((10, 100, 1000, 5000), (1, 8, 32, 256, 1024), (1.0, 0.5, 0.1, 0.01, 0.001)):

@@ -36,7 +36,7 @@ def peers(table: Table, asked: Questions, filtered: Filter | None, k: int) -> It
     faiss    ``knn_gpu`` over the matrix, or over a copy of the rows that pass, made anew each time: its GPU indexes ignore selectors
     cuvs     brute force, with the mask as a bitset
     """
-    matrix = _halves(table)
+    matrix = halves(table)
     queries = asked.plain.to(matrix.dtype)
     k = min(k, table.rows if filtered is None else int(filtered.flags.sum()))
     if not k:
@@ -70,7 +70,7 @@ def worst(table: Table, asked: Questions, found: Tensor, best: Tensor) -> float:
     return min(shares)
 
 
-def _halves(table: Table) -> Tensor:
+def halves(table: Table) -> Tensor:
     """The rows at length 1 as peers take them: float32, or float16 where our codes are narrower; kept with the table."""
     if table.halves is None:
         kind = torch.float32 if table.dtype == "float32" else torch.float16

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.gpu_cases import Case
 from benchmarks.gpu_data import CHECKED, Filter, Questions, Table, cosines, nearest
-from benchmarks.gpu_peers import peers, worst
+from benchmarks.gpu_peers import halves, peers, worst
 from benchmarks.gpu_timing import Clock
 from chroma_gpu.kernels.gather import gather
 from chroma_gpu.kernels.scan import Survivors, scan
@@ -183,3 +183,37 @@ def predicate(case: Case, device: str, place: Place) -> dict[str, Any]:
     theirs = place.clock.median(by_torch) * 1e3
     exact = float(same.all())
     return made | {"exact": exact, "checked": 1, "torch_ms": theirs, "torch_ratio": theirs / made["ms"]}
+
+
+def join(case: Case, table: Table, place: Place) -> dict[str, Any]:
+    """All pairs that are as near as the tenth nearest of the first 2,000 rows; against torch's products, tile by tile.
+
+    What is checked is that no pair of these 2,000 rows is missing. GB/s are of one reading of the rows: it is products that take long.
+    """
+    from chroma_gpu.kernels.join import join as pairs
+
+    few = torch.nn.functional.normalize(table.take(torch.arange(min(2_000, table.rows), device=table.device)).double())
+    near = (few @ few.T).triu_(diagonal=1)
+    threshold = float(near.flatten().topk(10).values[-1])
+    operations = 2.0 * table.dim * table.rows * (table.rows - 1) / 2
+    made = _timed(lambda: pairs(table.buffer, threshold), place, table.rows * table.row_bytes, operations, table.dtype)
+    found = pairs(table.buffer, threshold)
+    mine = set((found.left * table.rows + found.right).tolist())
+    true = torch.nonzero(near >= threshold + _SAME)
+    missing = sum(left * table.rows + right not in mine for left, right in true.tolist())
+    matrix = halves(table)
+    step = 1 << 13
+
+    def by_torch() -> list[Tensor]:
+        parts = matrix.split(step)
+        return [torch.nonzero(left @ right.T >= threshold) for i, left in enumerate(parts) for right in parts[i:]]
+
+    theirs = place.clock.median(by_torch) * 1e3
+    exact = float(missing == 0)
+    return made | {
+        "exact": exact,
+        "checked": 1,
+        "found": len(found.left),
+        "torch_ms": theirs,
+        "torch_ratio": theirs / made["ms"],
+    }

@@ -144,6 +144,11 @@ class Settings:
     field where few differ and 10 where all do; row sets of values that were asked for and of filters, a bit a row each. What does
     not fit is read again when it is needed: about 1 ms for the numbers of a field of a million rows."""
 
+    device_filters: bool = True
+    """Whether filters over a collection whose vectors are on a GPU are evaluated there where that looks faster: metadata that is asked
+    for again goes there too, 8 bytes a row for a number, 4 for a string or bool, as far as ``vram_limit`` leaves room. Off: the CPU
+    evaluates all filters, with the same answers."""
+
     recall: float = 0.0
     """Least share of the true neighbours that a search must be able to promise, from 0 to 1. 1 allows only ways that are proved exact,
     0.9999 codes too; a graph counts as what it showed when its table was calibrated, and not under a filter. 0 leaves it to the

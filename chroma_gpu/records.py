@@ -148,14 +148,35 @@ class Column(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class DeviceBlock:
+    """Vectors that are on a device as well, bit for bit what the host has.
+
+    first    where the first of them is: its place in a batch, or its row
+    vectors  [n, dim] float32, a contiguous tensor of torch
+    ready    the moment of the device from which on they are there; None for now
+    """
+
+    first: int
+    vectors: Any
+    ready: Any = None
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class RecordBatch:
-    """n records as columns. A column that is None was not given, or not asked for; the others have length n."""
+    """n records as columns. A column that is None was not given, or not asked for; the others have length n.
+
+    resident  some of ``vectors`` as devices have them, ascending and apart: what a store does not need to know, and an index may use
+    """
 
     ids: list[str]
     vectors: Vectors | None = None
     documents: Sequence[str | None] | None = None
     metadatas: Sequence[Metadata | None] | None = None
     uris: Sequence[str | None] | None = None
+    resident: Sequence[DeviceBlock] = ()
 
     def __len__(self) -> int:
         return len(self.ids)

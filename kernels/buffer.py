@@ -46,7 +46,7 @@ class Buffer:
     rows    how many there are in all chunks together
     span    rows of the longest chunk
     stride  numbers from one row to the next
-    even    whether chunk i starts CHUNK * i rows after the first one
+    even    whether chunk i starts CHUNK * i rows after the first one, and none is longer than CHUNK
     aligned whether every row begins at a multiple of 16 bytes
     """
 
@@ -90,7 +90,7 @@ class Buffer:
             rows=sum(sizes),
             span=max(sizes, default=0),
             stride=stride,
-            even=all(row[4] == rows[0][4] + CHUNK * i for i, row in enumerate(rows)),
+            even=all(row[4] == rows[0][4] + CHUNK * i and row[5] <= CHUNK for i, row in enumerate(rows)),
             aligned=not chunks or not (stride * chunks[0].vectors.itemsize % 16 or any(row[0] % 16 for row in rows)),
         )
 

@@ -1,19 +1,22 @@
-"""The Triton kernels under ``scan`` and ``gather``: score rows, find the k-th best of a list, keep what may count, close ranks.
+"""The Triton kernel under ``scan`` and ``gather``: score rows, wherever they lie, and keep what reaches the floor.
 
-See README.md for the steps, and for what each costs. Loops whose bounds are known on the device alone are written with ``while``:
-the interpreter cannot count with them otherwise.
+See README.md for the steps, and for what each costs.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
+import torch
 import triton
 import triton.language as tl
 
-from chroma_gpu.kernels.tuning import Config, Variant
+from chroma_gpu.kernels.lists_triton import ENTIRE, LOW
+from chroma_gpu.kernels.tuning import SHARED, Config, Variant, config
 
 ALL: Final = 0  # every row of every chunk
 MASKED: Final = 1  # of these, the rows whose bit is set
@@ -33,8 +36,8 @@ _LISTED: tl.constexpr = tl.constexpr(LISTED)
 _EACH: tl.constexpr = tl.constexpr(EACH)
 _EVERY: tl.constexpr = tl.constexpr(EVERY)
 _SAMPLE: tl.constexpr = tl.constexpr(SAMPLE)
-_LOW: tl.constexpr = tl.constexpr(2.0**-11)
-_ENTIRE: tl.constexpr = tl.constexpr(2.0**10)
+_LOW: tl.constexpr = tl.constexpr(LOW)
+_ENTIRE: tl.constexpr = tl.constexpr(ENTIRE)
 
 
 @triton.jit
@@ -266,144 +269,39 @@ def _row_block(vectors, valid, column, WIDTH: tl.constexpr, DEPTH: tl.constexpr)
     return tl.load(vectors[:, None] + column[None, :], mask=inside, other=0, eviction_policy="evict_first")
 
 
-@triton.jit
-def compact(
-    places, words, listed, counted, origin, n_words, most, chunk_tiles, ROWS: tl.constexpr,
-):  # fmt: skip
-    """Append the rows whose bit is set, less origin, to a list: in order within each tile of ROWS rows, tiles as they come."""
-    tile = tl.program_id(0)
-    line = places + (tile // chunk_tiles).to(tl.int64) * 6
-    start = tl.load(line + 4)
-    place = (tile % chunk_tiles) * ROWS + tl.arange(0, ROWS)
-    row = start + place
-    inside = (place < tl.load(line + 5)) & ((row >> 5) < n_words)
-    word = tl.load(words + (row >> 5), mask=inside, other=0)
-    bit = tl.where(inside, (word >> (place & 31)) & 1, 0)
-    total = tl.sum(bit, axis=0)
-    if total > 0:
-        at = tl.atomic_add(counted, total, sem="relaxed") + tl.cumsum(bit, axis=0) - 1
-        tl.store(listed + at, (row - origin).to(listed.dtype.element_ty), mask=(bit != 0) & (at < most))
-
-
-@triton.jit
-def halve(queries, halves, DIM: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """Cut float32 queries into two float16 numbers each: lines 2 i and 2 i + 1, scaled so that neither is subnormal."""
-    at = tl.arange(0, BLOCK)
-    line = tl.program_id(0).to(tl.int64)
-    value = tl.load(queries + line * DIM + at, mask=at < DIM, other=0.0) * _ENTIRE
-    high = value.to(tl.float16)
-    low = ((value - high.to(tl.float32)) / _LOW).to(tl.float16)
-    to = halves + 2 * line * WIDTH + at
-    tl.store(to, high, mask=at < WIDTH)
-    tl.store(to + WIDTH, low, mask=at < WIDTH)
-
-
-@triton.jit
-def floor_of(scores, slack, floors, n, k, BLOCK: tl.constexpr):
-    """floors[i] = the k-th largest of scores[i, :n] - slack[i]."""
-    line = tl.program_id(0).to(tl.int64)
-    tl.store(floors + line, _kth(scores + line * n, n, k, 1, False, BLOCK) - tl.load(slack + line))
-
-
-@triton.jit
-def prune(found, counts, count_stride, capacity, slack, k, floors, rows, scores, owners, state, BLOCK: tl.constexpr):
-    """Of each list, what reaches its own k-th best lower end less the slack; state [2, q] says what was found and what is kept.
-
-    counts  how many were found: more than capacity if some did not fit; None for capacity. floors gets the floor that was used
-    """
-    owner = tl.program_id(0)
-    line = owner.to(tl.int64) * capacity
-    total = capacity
-    if counts is not None:
-        total = tl.load(counts + owner * count_stride).to(tl.int32)
-    held = tl.minimum(total, capacity)
-    lists = found + line * 4
-    floor = _kth(lists.to(tl.pointer_type(tl.float32)), held, k, 4, True, BLOCK) - tl.load(slack + owner)
-    tl.store(floors + owner, floor)
-    written = 0
-    at = 0
-    while at < held:
-        spot = at + tl.arange(0, BLOCK)
-        inside = spot < held
-        low = tl.load(lists + spot * 4, mask=inside, other=-1).to(tl.int64) & 0xFFFFFFFF
-        high = tl.load(lists + spot * 4 + 1, mask=inside, other=-1).to(tl.int64)
-        value = tl.load(lists + spot * 4 + 2, mask=inside, other=0).to(tl.float32, bitcast=True)
-        margin = tl.load(lists + spot * 4 + 3, mask=inside, other=0).to(tl.float32, bitcast=True)
-        keep = ((high >= 0) & ((value + margin < floor) == 0)).to(tl.int32)
-        to = line + written + tl.cumsum(keep, axis=0) - 1
-        tl.store(rows + to, (high << 32) | low, mask=keep != 0)
-        tl.store(scores + to, value, mask=keep != 0)
-        tl.store(owners + to, tl.full([BLOCK], 0, tl.int64) + owner, mask=keep != 0)
-        written += tl.sum(keep, axis=0)
-        at += BLOCK
-    tl.store(state + owner, total)
-    tl.store(state + tl.num_programs(0) + owner, written)
-
-
-@triton.jit
-def pack(kept_rows, kept_scores, owners, rows, scores, state, capacity, QUERIES: tl.constexpr, BLOCK: tl.constexpr):
-    """Put the lists one after the other."""
-    owner = tl.program_id(0)
-    n_queries = tl.num_programs(0)
-    each = tl.arange(0, QUERIES)
-    kept = tl.load(state + n_queries + each, mask=each < owner, other=0)
-    start = tl.sum(kept.to(tl.int64), axis=0)
-    line = owner.to(tl.int64) * capacity
-    n = tl.load(state + n_queries + owner)
-    at = 0
-    while at < n:
-        spot = at + tl.arange(0, BLOCK)
-        inside = spot < n
-        tl.store(owners + start + spot, tl.full([BLOCK], 0, tl.int64) + owner, mask=inside)
-        tl.store(rows + start + spot, tl.load(kept_rows + line + spot, mask=inside, other=0), mask=inside)
-        tl.store(scores + start + spot, tl.load(kept_scores + line + spot, mask=inside, other=0.0), mask=inside)
-        at += BLOCK
-
-
-@triton.jit
-def _kth(values, n, k, STRIDE: tl.constexpr, LISTS: tl.constexpr, BLOCK: tl.constexpr):
-    """The k-th largest of n numbers, -inf where there are fewer: bit by bit from the top, among numbers ordered as integers."""
-    low = tl.full([], -(1 << 31), tl.int64)
-    if n <= BLOCK:
-        keys = _keys(values, 0, n, STRIDE, LISTS, BLOCK)
-        for bit in range(32):
-            trial = low + (tl.full([], 1, tl.int64) << (31 - bit))
-            count = tl.sum((keys >= trial.to(tl.int32)).to(tl.int32), axis=0)
-            low = tl.where(count >= k, trial, low)
-    else:
-        for bit in range(32):
-            trial = low + (tl.full([], 1, tl.int64) << (31 - bit))
-            count = 0
-            at = 0
-            while at < n:
-                count += tl.sum((_keys(values, at, n, STRIDE, LISTS, BLOCK) >= trial.to(tl.int32)).to(tl.int32), axis=0)
-                at += BLOCK
-            low = tl.where(count >= k, trial, low)
-    key = low.to(tl.int32)
-    value = (key ^ ((key >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
-    return tl.where(n < k, float("-inf"), value)
-
-
-@triton.jit
-def _keys(values, at, n, STRIDE: tl.constexpr, LISTS: tl.constexpr, BLOCK: tl.constexpr):
-    """[BLOCK] int32 in the order of the numbers; past the end the least integer, which is no number's. Of lists the lower ends."""
-    spot = at + tl.arange(0, BLOCK)
-    inside = spot < n
-    if LISTS:
-        value = tl.load(values + spot * STRIDE + 2, mask=inside, other=0.0)
-        value -= tl.load(values + spot * STRIDE + 3, mask=inside, other=0.0)
-    else:
-        value = tl.load(values + spot * STRIDE, mask=inside, other=0.0)
-    bits = value.to(tl.int32, bitcast=True)
-    return tl.where(inside, bits ^ ((bits >> 31) & 0x7FFFFFFF), -(1 << 31))
-
-
-def power(number: int) -> int:
-    """The least power of two that is not below."""
-    return 1 << max(0, number - 1).bit_length()
-
-
 TYPES: Final[dict[Any, Any]] = {"float32": tl.float32, "float16": tl.float16, "int8": tl.int8}
+
+
+def cut(kernel: str, capability: int, codes: str, width: int, aligned: bool, n_queries: int, dtype: torch.dtype) -> Config:
+    """What the tuning says, kept within shared memory and registers: it does not know that queries may come in two halves, and that
+    rows may begin anywhere, so that each number is a load."""
+    found = config(kernel, capability, codes, width, n_queries)
+    found = replace(found, rows=max(GROUP, found.rows // (4 if capability and not aligned else 1)))
+    dot = found.way == "dot"
+    if dot and capability:
+        size = {"float32": 4, "float16": 2, "int8": 1}[codes]
+        parts = 2 if codes != "float32" and dtype == torch.float32 else 1
+        columns = max(16, found.queries) * parts
+        per_thread = 16 if codes == "float32" else 64
+        if found.rows * columns > per_thread * 32 * found.num_warps:
+            found = replace(found, num_warps=8)
+        while found.rows * columns > per_thread * 32 * found.num_warps and found.rows > 32:
+            found = replace(found, rows=found.rows // 2)
+        if codes == "float32":
+            found = replace(found, dims=min(found.dims, 32))
+        room = SHARED.get(capability, 99 << 10) * 7 // 8
+        while (found.rows * size + columns * max(2, size)) * found.dims * found.num_stages > room:
+            if found.num_stages > 3:
+                found = replace(found, num_stages=found.num_stages - 1)
+            else:
+                found = replace(found, dims=found.dims // 2)
+    return replace(found, dims=_depth(found.dims, width, 16 if dot else 1))
+
+
+def _depth(most: int, width: int, least: int) -> int:
+    """Columns of a row that are loaded at once: of the powers of two from 32 on up to ``most``, the one that wastes least."""
+    sizes = [1 << i for i in range(15) if min(32, most) <= 1 << i <= most] or [least]
+    return max(least, min(sizes, key=lambda size: (-(-width // size) * size, -size)))
 
 
 def score_variant(
@@ -466,64 +364,25 @@ def score_variant(
     return Variant(title, score, signature, constants, how.num_warps, how.num_stages, least)
 
 
-VARIANTS: Final = (
-    Variant(
-        "compact",
-        compact,
-        {
-            "places": "*i64",
-            "words": "*i32",
-            "listed": "*i32",
-            "counted": "*i32",
-            **dict.fromkeys(("origin", "n_words", "most", "chunk_tiles"), "i32"),
-        },
-        {"ROWS": 4096},
-    ),
-    Variant("halve", halve, {"queries": "*fp32", "halves": "*fp16"}, {"DIM": 384, "WIDTH": 384, "BLOCK": 512}, 2),
-    *(
-        Variant(
-            f"floor_of {block}",
-            floor_of,
-            {"scores": "*fp32", "slack": "*fp32", "floors": "*fp32", "n": "i32", "k": "i32"},
-            {"BLOCK": block},
-            warps,
-        )
-        for block, warps in ((4096, 16), (32768, 16))
-    ),
-    *(
-        Variant(
-            f"prune {block}{' counted' if counted else ''}",
-            prune,
-            {
-                "found": "*i32",
-                "count_stride": "i32",
-                "capacity": "i32",
-                "slack": "*fp32",
-                "k": "i32",
-                "floors": "*fp32",
-                "rows": "*i64",
-                "scores": "*fp32",
-                "owners": "*i64",
-                "state": "*i32",
-                **({"counts": "*i32"} if counted else {}),
-            },
-            {"BLOCK": block, **({} if counted else {"counts": None})},
-            16,
-        )
-        for block, counted in ((8192, True), (8192, False), (4096, True))
-    ),
-    Variant(
-        "pack",
-        pack,
-        {
-            "kept_rows": "*i64",
-            "kept_scores": "*fp32",
-            "owners": "*i64",
-            "rows": "*i64",
-            "scores": "*fp32",
-            "state": "*i32",
-            "capacity": "i32",
-        },
-        {"QUERIES": 64, "BLOCK": 1024},
-    ),
-)
+def _variants() -> Iterator[Variant]:
+    """What is launched on Turing, on cards with 100 KiB of shared memory or more, and on Hopper."""
+    single = ((codes, width) for codes in ("float16", "int8", "float32") for width in (384, 1024))
+    for codes, width in (*single, ("float16", 100)):
+        how = cut("scan", 75, codes, width, width != 100, 1, torch.float32)
+        for source, mode in ((ALL, COLLECT), (LISTED, COLLECT), (MASKED, COLLECT), (ALL, SAMPLE), (LISTED, EVERY))[
+            : 5 if width == 384 else 2
+        ]:
+            yield score_variant(f"scan {codes} {width} {source} {mode}", how, codes, width, source, mode)
+        few = cut("scan", 75, codes, width, width != 100, 4, torch.float32)
+        yield score_variant(f"scan {codes} {width} for 4", few, codes, width, ALL, COLLECT)
+    for capability in (86, 90):
+        for codes, queries in (("float16", "fp32"), ("float16", "fp16"), ("int8", "fp32"), ("float32", "fp32")):
+            for n_queries in (8, 32, 64):
+                dtype = torch.float32 if queries == "fp32" else torch.float16
+                how = cut("scan", capability, codes, 384, True, n_queries, dtype)
+                title = f"scan {codes} 384 for {n_queries} {queries} sm_{capability}"
+                least = 80 if capability == 86 else capability
+                yield score_variant(title, how, codes, 384, ALL, COLLECT, queries=queries, least=least)
+
+
+VARIANTS: Final = tuple(_variants())

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from chroma_gpu.kernels.buffer import Buffer
-from chroma_gpu.kernels.collect_triton import COLLECT, EACH, EVERY, LISTED, SAMPLE, score_variant
+from chroma_gpu.kernels.collect_triton import COLLECT, EACH, EVERY, LISTED, SAMPLE, cut, score_variant
 from chroma_gpu.kernels.scan import Survivors
-from chroma_gpu.kernels.scan_triton import Source, cut, joined, nothing, planned, survivors, tuned
+from chroma_gpu.kernels.scan_triton import Source, answered, in_turns, nothing, planned, survivors, tuned
 
 
 def gather(
@@ -29,20 +29,18 @@ def gather(
     if not len(rows):
         return nothing(buffer.device)
     if offsets is None:
-        return survivors(queries, buffer, k, slack, lengths, Source(LISTED, len(rows), listed=rows), "gather")
+        return answered(queries, buffer, k, slack, lengths, Source(LISTED, len(rows), listed=rows), "gather")
     sizes = [stop - start for start, stop in pairwise(offsets)]
     how = tuned("gather", buffer, 1)
-    together = planned(k, max(1, *sizes), buffer, EACH, how, len(queries)).together
-    parts = []
-    for first in range(0, len(queries), together):
-        some = slice(first, first + together)
-        source = _each(rows, offsets[first : first + together + 1], sizes[some], how.rows)
-        own = None if lengths is None else lengths[some]
-        if not source.most:
-            parts.append(nothing(buffer.device))
-            continue
-        parts.append(survivors(queries[some], buffer, k, slack[some], own, source, "gather"))
-    return joined(parts, together)
+
+    def some(part: slice) -> Survivors:
+        if not any(sizes[part]):
+            return nothing(buffer.device)
+        source = _each(rows, offsets[part.start : part.stop + 1], sizes[part], how.rows)
+        own = None if lengths is None else lengths[part]
+        return survivors(queries[part], buffer, k, slack[part], own, source, "gather")
+
+    return in_turns(len(queries), planned(k, max(1, *sizes), buffer, EACH, how, len(queries)).together, some)
 
 
 def _each(rows: Tensor, offsets: Sequence[int], sizes: list[int], tile: int) -> Source:

@@ -81,7 +81,7 @@ def join(
                     raise OverflowError(
                         f"more than {limit} pairs reach {threshold}: ask for a higher threshold or a higher limit"
                     )
-                if n > room:
+                if n > len(columns[0]):
                     room = n
                     _, columns = tiles.pairs(left, right, i == j, room)
                 if n:
@@ -120,7 +120,7 @@ class Tiles(Protocol):
     """All pairs of two sides."""
 
     def pairs(self, left: Side, right: Side, same: bool, room: int) -> tuple[int, tuple[Tensor, ...]]:
-        """How many pairs may reach the threshold, and the columns of ``Pairs`` for up to ``room`` of them.
+        """How many pairs may reach the threshold, and the columns of ``Pairs``: of all, or of ``room`` of them where there are more.
 
         same  whether both sides are one: each pair once, no row with itself
         """
@@ -217,19 +217,21 @@ class PlainTiles:
             for j in range(i if same else 0, len(right), TILE):
                 other = right.piece(j, j + TILE)
                 scores = decoded @ (decoded if same and i == j else _decoded(other)).T
-                most = self.margins(*(column.max() for column in (one.error, one.weight, other.error, other.weight)))
+                most = margins(self.share, *(column.max() for column in (one.error, one.weight, other.error, other.weight)))
                 a, b = torch.nonzero(scores >= self.threshold - most, as_tuple=True)
-                kept, margins = scores[a, b], self.margins(one.error[a], one.weight[a], other.error[b], other.weight[b])
-                sure = ~(kept + margins < self.threshold)
+                kept = scores[a, b]
+                off = margins(self.share, one.error[a], one.weight[a], other.error[b], other.weight[b])
+                sure = ~(kept + off < self.threshold)
                 if same and i == j:
                     sure &= a < b
-                found.append((one.rows[a[sure]], other.rows[b[sure]], kept[sure], margins[sure]))
+                found.append((one.rows[a[sure]], other.rows[b[sure]], kept[sure], off[sure]))
         columns = tuple(torch.cat(column) for column in zip(*found, strict=True))
         return len(columns[0]), columns
 
-    def margins(self, error: Tensor, weight: Tensor, other_error: Tensor, other_weight: Tensor) -> Tensor:
-        """How far a score may be off: |<a + x, b + y> - <a, b>| for |x|, |y| up to the errors, and the rounding of <a, b>."""
-        return error * (other_weight + other_error) + weight * (other_error + self.share * other_weight)
+
+def margins(share: float, error: Tensor, weight: Tensor, other_error: Tensor, other_weight: Tensor) -> Tensor:
+    """How far a score may be off: |<a + x, b + y> - <a, b>| for |x|, |y| up to the errors, and the rounding of <a, b>."""
+    return error * (other_weight + other_error) + weight * (other_error + share * other_weight)
 
 
 def _decoded(side: Side) -> Tensor:

@@ -11,9 +11,10 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.nn.functional import pad
 
 from chroma_gpu.kernels.buffer import Buffer
-from chroma_gpu.kernels.join import Side, Tiles, Way
+from chroma_gpu.kernels.join import Side, Tiles, Way, margins
 from chroma_gpu.kernels.launch import launch
 from chroma_gpu.kernels.product_triton import SCORES, capability_of, slots
 from chroma_gpu.kernels.tuning import Config, Variant, config, shipped
@@ -49,12 +50,13 @@ class _Room:
 
     def __init__(self, room: int, device: torch.device) -> None:
         self.count = torch.zeros(1, dtype=torch.int64, device=device)
+        self.filled = torch.zeros(1, dtype=torch.int32, device=device)
         self.columns = (
             *(torch.empty(room, dtype=torch.int64, device=device) for _ in range(2)),
             *(torch.empty(room, dtype=torch.float32, device=device) for _ in range(2)),
         )
 
-    def filled(self) -> tuple[int, tuple[Tensor, ...]]:
+    def found(self) -> tuple[int, tuple[Tensor, ...]]:
         return int(self.count), self.columns
 
 
@@ -75,10 +77,12 @@ class FusedTiles:
             (tall * wide, 1, 1),
             left.vectors,
             right.vectors,
-            *_columns(left),
-            *_columns(right),
+            *_columns(left, tall * how.rows),
+            *_columns(right, wide * how.queries),
             made.count,
+            made.filled,
             *made.columns,
+            self._least(left, right),
             torch.empty(len(taken) * how.rows * how.queries, dtype=torch.float32, device=device),
             taken,
             self.threshold,
@@ -102,7 +106,13 @@ class FusedTiles:
             STEPS=-(-left.vectors.shape[1] // how.dims),
             DIM=left.vectors.shape[1],
         )
-        return made.filled()
+        return made.found()
+
+    def _least(self, left: Side, right: Side) -> Tensor:
+        """[1]: what every score that may reach the threshold reaches, with the largest of all margins."""
+        most = margins(self.share, *(column.max() for column in (left.error, left.weight, right.error, right.weight)))
+        least = self.threshold - most
+        return (least - 2.0**-16 * (most + least.abs())).view(1)
 
 
 class SplitTiles:
@@ -120,7 +130,7 @@ class SplitTiles:
             for i in range(0, min(len(left), j + self.width) if same else len(left), self.height):
                 one = left.piece(i, i + self.height)
                 self._collect(one, other, same, made)
-        return made.filled()
+        return made.found()
 
     def _collect(self, one: Side, other: Side, same: bool, made: _Room) -> None:
         if one.vectors.is_cuda and one.vectors.dtype != torch.float32:
@@ -135,6 +145,7 @@ class SplitTiles:
             *_columns(one),
             *_columns(other),
             made.count,
+            made.filled,
             *made.columns,
             self.threshold,
             self.share,
@@ -148,27 +159,30 @@ class SplitTiles:
         )
 
 
-def _columns(side: Side) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return side.gain, side.error, side.weight, side.rows
+def _columns(side: Side, n: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The columns of a side; the gains, zero after the last, for n rows."""
+    return pad(side.gain, (0, max(0, n - len(side)))), side.error, side.weight, side.rows
 
 
 @triton.jit(do_not_specialize=["threshold", "share", "n", "m", "room", "tall", "breadth", "n_slots"])
 def join_kernel(
     vectors,  # [n, STRIDE]
     others,  # [m, RIGHT_STRIDE]
-    gain,  # [n] float32, as the next two; rows [n] int64
+    gain,  # [tall * ROWS] float32, zero after the n-th; the next two [n] float32; rows [n] int64
     error,
     weight,
     rows,
-    other_gain,  # [m] float32
+    other_gain,  # [breadth * COLUMNS] float32
     other_error,
     other_weight,
     other_rows,
-    count,  # [1] int64
+    count,  # [1] int64: how many pairs there are
+    filled,  # [1] int32: how many places are taken
     lefts,  # [room] int64
     rights,
     scores,  # [room] float32
     margins,
+    least,  # [1] float32: a score below, and its margin, are below the threshold
     scratch,  # [n_slots, ROWS, COLUMNS] float32
     taken,  # [n_slots] int32: 1 while a program uses that part of ``scratch``
     threshold,
@@ -201,13 +215,11 @@ def join_kernel(
     line = tl.arange(0, ROWS)
     own_column = tl.arange(0, COLUMNS)
     column = tl.arange(0, DIMS)
-    place = tl.minimum(i * ROWS + line, n - 1)
-    other = tl.minimum(j * COLUMNS + own_column, m - 1)
     if ALIGNED:
         vectors = tl.multiple_of(vectors, 16)
         others = tl.multiple_of(others, 16)
-    x = vectors + place.to(tl.int64)[:, None] * STRIDE + column[None, :]
-    y = others + other.to(tl.int64)[None, :] * RIGHT_STRIDE + column[:, None]
+    x = vectors + tl.minimum(i * ROWS + line, n - 1).to(tl.int64)[:, None] * STRIDE + column[None, :]
+    y = others + tl.minimum(j * COLUMNS + own_column, m - 1).to(tl.int64)[None, :] * RIGHT_STRIDE + column[:, None]
     acc = tl.zeros([ROWS, COLUMNS], SUM)
     for s in range(0, STEPS):
         if DIM % DIMS == 0:
@@ -219,12 +231,10 @@ def join_kernel(
         acc = tl.dot(a, b, acc, out_dtype=SUM)
         x += DIMS
         y += DIMS
-    # Most tiles have nothing to keep, and this is all that is done: no margin is larger than that of the largest error and weight.
-    best = tl.max(acc.to(tl.float32) * tl.load(gain + place)[:, None], 0) * tl.load(other_gain + other)
-    wide = tl.load(other_weight + other)
-    off = tl.load(other_error + other)
-    best += tl.max(tl.load(error + place), 0) * (wide + off) + tl.max(tl.load(weight + place), 0) * (off + share * wide)
-    reached = best * (1 + 2.0**-20 * tl.where(best < 0, -1.0, 1.0)) >= threshold
+    # Most tiles have nothing to keep, and this is all that is done.
+    best = tl.max(acc.to(tl.float32) * tl.load(gain + i * ROWS + line)[:, None], 0)
+    best *= tl.load(other_gain + j * COLUMNS + own_column)
+    reached = best >= tl.load(least)
     slices = tl.reduce_or(tl.where(reached, 1 << (own_column // _SLICE), 0), 0)
     if slices != 0:
         # Part of a tile cannot be taken out of registers: the columns in question go through memory.
@@ -242,7 +252,7 @@ def join_kernel(
                 raw = tl.load(dump + lane[:, None] * COLUMNS + some[None, :], cache_modifier=".cg")
                 _keep_pairs(
                     raw, gain, error, weight, rows, other_gain, other_error, other_weight, other_rows,
-                    count, lefts, rights, scores, margins, threshold, share, n, m, room,
+                    count, filled, lefts, rights, scores, margins, threshold, share, n, m, room,
                     i * ROWS + lane, j * COLUMNS + some, SAME, ROWS,
                 )  # fmt: skip
         tl.debug_barrier()
@@ -253,7 +263,7 @@ def join_kernel(
 def collect_pairs_kernel(
     products,  # [n, m] float32
     gain, error, weight, rows, other_gain, other_error, other_weight, other_rows,  # of the tile; see join_kernel
-    count, lefts, rights, scores, margins, threshold, share, n, m, room,
+    count, filled, lefts, rights, scores, margins, threshold, share, n, m, room,
     SAME: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Keep what may reach the threshold, of products that lie in memory."""
@@ -263,14 +273,14 @@ def collect_pairs_kernel(
     raw = tl.load(products + place.to(tl.int64)[:, None] * m + other[None, :], mask=inside, other=0.0)
     _keep_pairs(
         raw, gain, error, weight, rows, other_gain, other_error, other_weight, other_rows,
-        count, lefts, rights, scores, margins, threshold, share, n, m, room, place, other, SAME, ROWS,
+        count, filled, lefts, rights, scores, margins, threshold, share, n, m, room, place, other, SAME, ROWS,
     )  # fmt: skip
 
 
 @triton.jit
 def _keep_pairs(
     raw, gain, error, weight, rows, other_gain, other_error, other_weight, other_rows,
-    count, lefts, rights, scores, margins, threshold, share, n, m, room, place, other, SAME: tl.constexpr, ROWS: tl.constexpr,
+    count, filled, lefts, rights, scores, margins, threshold, share, n, m, room, place, other, SAME: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Append the pairs of a tile of SLICE columns that may reach the threshold."""
     inside = (place < n)[:, None] & (other < m)[None, :]
@@ -282,21 +292,21 @@ def _keep_pairs(
     kept = inside & (value + margin >= threshold)
     if SAME:
         kept = kept & (left[:, None] < right[None, :])
-    flags = tl.reshape(kept.to(tl.int32), [ROWS * _SLICE])
-    total = tl.sum(flags, 0)
-    if total != 0:
-        start = tl.atomic_add(count, total.to(tl.int64), sem="relaxed")
-        to = start + tl.reshape(tl.cumsum(flags, 0) - 1, [ROWS, _SLICE])
-        kept = kept & (to < room)
-        tl.store(lefts + to, tl.broadcast_to(left[:, None], kept.shape), mask=kept)
-        tl.store(rights + to, tl.broadcast_to(right[None, :], kept.shape), mask=kept)
-        tl.store(scores + to, value, mask=kept)
-        tl.store(margins + to, margin, mask=kept)
+    total = tl.sum(tl.sum(kept.to(tl.int32), 1), 0)
+    if total != 0:  # noqa: SIM102 (the language has no short circuit)
+        # Where there is no room left, pairs are counted, not one by one.
+        if tl.atomic_add(count, total.to(tl.int64), sem="relaxed") < room:
+            to = tl.atomic_add(filled + tl.zeros(kept.shape, tl.int32), 1, mask=kept, sem="relaxed")
+            kept = kept & (to < room)
+            tl.store(lefts + to, tl.broadcast_to(left[:, None], kept.shape), mask=kept)
+            tl.store(rights + to, tl.broadcast_to(right[None, :], kept.shape), mask=kept)
+            tl.store(scores + to, value, mask=kept)
+            tl.store(margins + to, margin, mask=kept)
 
 
 @triton.jit
 def _scored_pair(acc, gain, error, weight, other_gain, other_error, other_weight, place, other, share):
-    """Scores and margins of products; see ``join.PlainTiles.margins``."""
+    """Scores and margins of products; see ``join.margins``."""
     value = acc * tl.load(gain + place)[:, None] * tl.load(other_gain + other)[None, :]
     wide = tl.load(other_weight + other)
     off = tl.load(other_error + other)
@@ -308,16 +318,21 @@ def _scored_pair(acc, gain, error, weight, other_gain, other_error, other_weight
 def _variants() -> Iterator[Variant]:
     columns = {"gain": "*fp32", "error": "*fp32", "weight": "*fp32", "rows": "*i64"}
     signature: dict[str, str] = columns | {f"other_{name}": kind for name, kind in columns.items()}
-    signature |= {"count": "*i64", "lefts": "*i64", "rights": "*i64", "scores": "*fp32", "margins": "*fp32"}
+    signature |= {"count": "*i64", "filled": "*i32", "lefts": "*i64", "rights": "*i64", "scores": "*fp32", "margins": "*fp32"}
     signature |= {"threshold": "fp32", "share": "fp32", "n": "i32", "m": "i32", "room": "i32"}
-    more = {"scratch": "*fp32", "taken": "*i32", "tall": "i32", "breadth": "i32", "n_slots": "i32"}
+    more = {"least": "*fp32", "scratch": "*fp32", "taken": "*i32", "tall": "i32", "breadth": "i32", "n_slots": "i32"}
     seen: set[tuple[str, Config]] = set()
     for capability in (80, 86, 90):
         for dtype, kind in (("float16", "*fp16"), ("int8", "*i8")):
             how = shipped("join", capability, dtype, 384, 1024)
             for same in (True, False) if (dtype, how) not in seen else ():
                 constants: dict[str, Any] = {"SAME": same, "STRIDE": 384, "RIGHT_STRIDE": 384, "ALIGNED": True, "DIM": 384}
-                constants |= {"SUM": tl.int32 if dtype == "int8" else tl.float32, "ROWS": how.rows, "COLUMNS": how.queries, "DIMS": how.dims}
+                constants |= {
+                    "SUM": tl.int32 if dtype == "int8" else tl.float32,
+                    "ROWS": how.rows,
+                    "COLUMNS": how.queries,
+                    "DIMS": how.dims,
+                }
                 name = f"join {dtype} {how.rows}x{how.queries}x{how.dims} {how.num_stages} stages" + " same" * same
                 yield Variant(
                     name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final
@@ -11,21 +11,24 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from chroma_gpu.kernels import collect_triton as kernels
 from chroma_gpu.kernels.buffer import CHUNK, Buffer
-from chroma_gpu.kernels.collect_triton import ALL, COLLECT, EACH, EVERY, GROUP, LISTED, MASKED, SAMPLE, power
+from chroma_gpu.kernels.collect_triton import ALL, COLLECT, EACH, EVERY, GROUP, LISTED, MASKED, SAMPLE, TYPES, cut, score
 from chroma_gpu.kernels.launch import launch
+from chroma_gpu.kernels.lists_triton import compact, floor_of, halve, pack, power, prune
 from chroma_gpu.kernels.scan import Survivors
-from chroma_gpu.kernels.tuning import SHARED, Config, Variant, config
+from chroma_gpu.kernels.tuning import Config, Variant
 
 DENSE: Final = 0.7
 """Share of rows that pass a mask, from which on rows are skipped where they lie instead of being listed first."""
 
-SMALL: Final = 8192
+SMALL: Final = 4096
 """Rows up to which every score is written and no sample is taken."""
 
 ENTRIES: Final = 1 << 22
 """(query, row) pairs that there is room for at first, of all queries that are answered at once: 150 MiB."""
+
+CROWD: Final = 1 << 26
+"""Pairs that lists which ran over may have room for, of several queries."""
 
 LARGE: Final = 64
 """Queries from which on products are worth their own kernels; on cards before sm_80, whose tensor cores Triton cannot use, a sixteenth
@@ -88,7 +91,7 @@ def scan(
         source = Source(MASKED, len(buffer), words=words)
     else:
         source = listed(buffer, words, most)
-    return survivors(queries, buffer, k, slack, lengths, source, "scan")
+    return answered(queries, buffer, k, slack, lengths, source, "scan")
 
 
 def listed(buffer: Buffer, words: Tensor, most: int) -> Source:
@@ -99,28 +102,60 @@ def listed(buffer: Buffer, words: Tensor, most: int) -> Source:
     counted = torch.zeros(1, dtype=torch.int32, device=buffer.device)
     tiles = -(-buffer.span // LINE)
     grid = (tiles * len(buffer.chunks), 1, 1)
-    launch(kernels.compact, grid, buffer.places, words, rows, counted, origin, len(words), most, tiles, num_warps=4, ROWS=LINE)
+    launch(compact, grid, buffer.places, words, rows, counted, origin, len(words), most, tiles, num_warps=4, ROWS=LINE)
     return Source(LISTED, most, listed=rows, counted=counted, base=origin)
+
+
+def answered(
+    queries: Tensor, buffer: Buffer, k: int, slack: Tensor, lengths: Tensor | None, source: Source, kernel: str
+) -> Survivors:
+    """Whoever of a source that is the same for all queries may be among the k best of each."""
+    together = planned(k, source.most, buffer, source.kind, tuned(kernel, buffer, len(queries)), len(queries)).together
+
+    def some(part: slice) -> Survivors:
+        own = None if lengths is None else lengths[part]
+        return survivors(queries[part], buffer, k, slack[part], own, source, kernel)
+
+    return in_turns(len(queries), together, some)
+
+
+def in_turns(n_queries: int, together: int, answer: Callable[[slice], Survivors]) -> Survivors:
+    """The answers for so many queries at a time, or fewer where their lists are too long, as one."""
+    parts: list[Survivors] = []
+    first = 0
+    while first < n_queries:
+        stop = min(first + together, n_queries)
+        try:
+            part = answer(slice(first, stop))
+        except Crowded:
+            together = (stop - first) // 2
+            continue
+        parts.append(replace(part, owners=part.owners + first) if first else part)
+        first = stop
+    if len(parts) == 1:
+        return parts[0]
+    return Survivors(*(torch.cat([getattr(part, each) for part in parts]) for each in ("owners", "rows", "scores")))
+
+
+class Crowded(Exception):
+    """The survivors of several queries do not fit at once."""
 
 
 def survivors(
     queries: Tensor, buffer: Buffer, k: int, slack: Tensor, lengths: Tensor | None, source: Source, kernel: str
 ) -> Survivors:
-    """Whoever of the source may be among the k best, for as many queries at once as there is room for.
+    """Whoever of the source may be among the k best, for all queries at once.
 
     The steps: a floor from a sample, everything at the floor or above appended, the list cut at its own k-th best. What did not fit
     is collected again, from the k-th best of what did.
+
+    Raises  Crowded for several queries with more than ``CROWD`` survivors in all
     """
-    n_queries = len(queries)
-    how = tuned(kernel, buffer, 1 if source.kind == EACH else n_queries, queries.dtype)
-    plan = planned(k, source.most, buffer, source.kind, how, n_queries)
-    if n_queries > plan.together:
-        parts = []
-        for first in range(0, n_queries, plan.together):
-            some = slice(first, first + plan.together)
-            own = None if lengths is None else lengths[some]
-            parts.append(survivors(queries[some], buffer, k, slack[some], own, source, kernel))
-        return joined(parts, plan.together)
+    each = source.kind == EACH
+    how = tuned(kernel, buffer, 1 if each else len(queries), queries.dtype)
+    if each:
+        how = replace(how, way="fma")  # there is one query for a tile
+    plan = planned(k, source.most, buffer, source.kind, how, len(queries))
     run = _Run(queries, buffer, k, slack, lengths, source, how, plan)
     floors = None if plan.every else run.floors()
     capacity = plan.capacity
@@ -128,21 +163,15 @@ def survivors(
     while True:
         lists = run.collected(floors, capacity)
         found, kept = run.pruned(lists, capacity)
-        if plan.every or max(found) <= capacity:
+        if floors is None or max(found) <= capacity:
             return run.packed(lists, kept, capacity)
-        # The k-th best of what fitted is a better floor than the sample's. If that does not help, they really are so many.
-        floors = lists.floors
+        # The k-th best of what fitted may be a better floor than the sample's. If that does not help, they really are so many.
+        floors = torch.maximum(floors, lists.floors)
         if again:
             capacity = max(found)
+            if len(queries) > 1 and len(queries) * capacity > CROWD:
+                raise Crowded
         again = True
-
-
-def joined(parts: list[Survivors], together: int) -> Survivors:
-    """The survivors of so many queries in each part as one."""
-    if len(parts) == 1:
-        return parts[0]
-    owners = torch.cat([part.owners + i * together for i, part in enumerate(parts)])
-    return Survivors(owners, torch.cat([part.rows for part in parts]), torch.cat([part.scores for part in parts]))
 
 
 def tuned(kernel: str, buffer: Buffer, n_queries: int, dtype: torch.dtype = torch.float32) -> Config:
@@ -150,38 +179,6 @@ def tuned(kernel: str, buffer: Buffer, n_queries: int, dtype: torch.dtype = torc
     vectors = buffer.chunks[0].vectors
     width = buffer.stride if buffer.aligned else vectors.shape[1]
     return cut(kernel, _capability(buffer.device), name(vectors), width, buffer.aligned, n_queries, dtype)
-
-
-def cut(kernel: str, capability: int, codes: str, width: int, aligned: bool, n_queries: int, dtype: torch.dtype) -> Config:
-    """What the tuning says, kept within shared memory and registers: it does not know that queries may come in two halves, and that
-    rows may begin anywhere, so that each number is a load."""
-    found = config(kernel, capability, codes, width, n_queries)
-    found = replace(found, rows=max(GROUP, found.rows // (4 if capability and not aligned else 1)))
-    dot = found.way == "dot"
-    if dot and capability:
-        size = {"float32": 4, "float16": 2, "int8": 1}[codes]
-        parts = 2 if codes != "float32" and dtype == torch.float32 else 1
-        columns = max(16, found.queries) * parts
-        per_thread = 16 if codes == "float32" else 64
-        if found.rows * columns > per_thread * 32 * found.num_warps:
-            found = replace(found, num_warps=8)
-        while found.rows * columns > per_thread * 32 * found.num_warps and found.rows > 32:
-            found = replace(found, rows=found.rows // 2)
-        if codes == "float32":
-            found = replace(found, dims=min(found.dims, 32))
-        room = SHARED.get(capability, 99 << 10) * 7 // 8
-        while (found.rows * size + columns * max(2, size)) * found.dims * found.num_stages > room:
-            if found.num_stages > 3:
-                found = replace(found, num_stages=found.num_stages - 1)
-            else:
-                found = replace(found, dims=found.dims // 2)
-    return replace(found, dims=_depth(found.dims, width, 16 if dot else 1))
-
-
-def _depth(most: int, width: int, least: int) -> int:
-    """Columns of a row that are loaded at once: of the powers of two from 32 on up to ``most``, the one that wastes least."""
-    sizes = [1 << i for i in range(15) if min(32, most) <= 1 << i <= most] or [least]
-    return max(least, min(sizes, key=lambda size: (-(-width // size) * size, -size)))
 
 
 def name(vectors: Tensor) -> str:
@@ -263,7 +260,7 @@ class _Run:
         width = buffer.stride if buffer.aligned else self.dim
         steps = (len(buffer.chunks) - 1).bit_length()
         self.constants = {
-            "CODES": kernels.TYPES[name(first.vectors)],
+            "CODES": TYPES[name(first.vectors)],
             "DIM": self.dim,
             "WIDTH": width,
             "ROW_BYTES": buffer.stride * first.vectors.itemsize,
@@ -290,9 +287,7 @@ class _Run:
         self._score(SAMPLE, programs, None, None, best, None, n)
         floors = torch.empty(self.n_queries, device=self.device)
         block = min(power(n), 1 << 15)
-        launch(
-            kernels.floor_of, (self.n_queries, 1, 1), best, self.slack, floors, n, self.k, num_warps=_warps(block), BLOCK=block
-        )
+        launch(floor_of, (self.n_queries, 1, 1), best, self.slack, floors, n, self.k, num_warps=_warps(block), BLOCK=block)
         return floors
 
     def collected(self, floors: Tensor | None, capacity: int) -> _Lists:
@@ -314,9 +309,9 @@ class _Run:
     def pruned(self, lists: _Lists, capacity: int) -> tuple[list[int], list[int]]:
         """How many were found for each query, and how many of these are kept.  Waits for the device"""
         counts, stride = self._counts(lists)
-        block = min(power(max(capacity, 16)), 8192)
+        block = min(power(max(capacity, 16)), 4096)
         launch(
-            kernels.prune,
+            prune,
             (self.n_queries, 1, 1),
             lists.found,
             counts,
@@ -344,7 +339,7 @@ class _Run:
         scores = torch.empty(total, device=self.device)
         block = min(power(max(*kept, 16)), 1024)
         launch(
-            kernels.pack,
+            pack,
             (self.n_queries, 1, 1),
             lists.rows,
             lists.scores,
@@ -371,7 +366,7 @@ class _Run:
     ) -> None:
         source, how = self.source, self.how
         launch(
-            kernels.score,
+            score,
             (programs, -(-self.n_queries // self.batch), 1) if source.kind != EACH else (programs, 1, 1),
             self.buffer.places,
             self.queries,
@@ -426,13 +421,13 @@ def _halved(queries: Tensor) -> Tensor:
     width = -(-dim // 8) * 8  # 16 bytes
     halves = torch.empty(2 * n, width, dtype=torch.float16, device=queries.device)
     block = power(width)
-    launch(kernels.halve, (n, 1, 1), queries.contiguous(), halves, num_warps=_warps(block), DIM=dim, WIDTH=width, BLOCK=block)
+    launch(halve, (n, 1, 1), queries.contiguous(), halves, num_warps=_warps(block), DIM=dim, WIDTH=width, BLOCK=block)
     return halves
 
 
 def _warps(block: int) -> int:
     """For a program that has so many numbers at once."""
-    return max(1, min(16, block // 256))
+    return max(1, min(32, block // 256))
 
 
 @cache
@@ -449,25 +444,5 @@ def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
-def _variants() -> Iterator[Variant]:
-    """What is launched on Turing, on cards with 100 KiB of shared memory or more, and on Hopper."""
-    single = ((codes, width) for codes in ("float16", "int8", "float32") for width in (384, 1024))
-    for codes, width in (*single, ("float16", 100)):
-        how = cut("scan", 75, codes, width, width != 100, 1, torch.float32)
-        for source, mode in ((ALL, COLLECT), (LISTED, COLLECT), (MASKED, COLLECT), (ALL, SAMPLE), (LISTED, EVERY))[
-            : 5 if width == 384 else 2
-        ]:
-            yield kernels.score_variant(f"scan {codes} {width} {source} {mode}", how, codes, width, source, mode)
-        few = cut("scan", 75, codes, width, width != 100, 4, torch.float32)
-        yield kernels.score_variant(f"scan {codes} {width} for 4", few, codes, width, ALL, COLLECT)
-    for capability in (86, 90):
-        for codes, queries in (("float16", "fp32"), ("float16", "fp16"), ("int8", "fp32"), ("float32", "fp32")):
-            for n_queries in (8, 32, 64):
-                dtype = torch.float32 if queries == "fp32" else torch.float16
-                how = cut("scan", capability, codes, 384, True, n_queries, dtype)
-                title = f"scan {codes} 384 for {n_queries} {queries} sm_{capability}"
-                least = 80 if capability == 86 else capability
-                yield kernels.score_variant(title, how, codes, 384, ALL, COLLECT, queries=queries, least=least)
-
-
-VARIANTS: Final = tuple(_variants())
+VARIANTS: Final[tuple[Variant, ...]] = ()
+"""Nothing here is a kernel: see ``collect_triton`` and ``lists_triton``."""

@@ -237,6 +237,11 @@ class Backend(Protocol):
         """
         ...
 
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices of this process on which indexes keep vectors, so that a batch need not lose what it has there."""
+        ...
+
     def write(self, collection: UUID, batch: RecordBatch, mode: Mode, *, rebuilt: int | None = None) -> object:
         """Add, update or upsert records of any number; ``rebuilt`` as in ``table``."""
         ...

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -35,6 +36,19 @@ _NO_LIMIT: Final = 1 << 30
 
 _ENCODER_HALVES: Final = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
 """Model type -> the class of its encoder alone."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """The vectors of a batch.
+
+    vectors  [m, dim] float32 on the device
+    copy     the same where the host can have them: on CUDA in page-locked memory, there when ``arrived`` has come
+    """
+
+    vectors: torch.Tensor
+    copy: torch.Tensor
+    arrived: Any = None
 
 
 class TransformerEncoder:
@@ -66,15 +80,19 @@ class TransformerEncoder:
             self._tokenizer, [prompt.text + text for text in texts], skipped=0 if pooled else self._prompt_length(prompt.text)
         )
 
-    def core(self, tokens: TokenIds, places: npt.NDArray[np.intp]) -> torch.Tensor:
-        """[m, dim] float32 on the device.
+    def core(self, tokens: TokenIds, places: npt.NDArray[np.intp]) -> Made:
+        """The vectors, and on CUDA the copy of them that has been sent to the host.
 
         Pooling belongs to the batch: the hidden states are let go before the next one, and memory can run out only here.
         """
         import torch
 
-        from chroma_gpu.kernels.pooling import Pooling, pool
+        from chroma_gpu.kernels.encode import encode
+        from chroma_gpu.kernels.pooling import Pooling
 
+        modes = [Pooling(mode) for mode in self.layout.pooling]
+        # The kernel that pools normalises too, where that is what comes next.
+        unit = len(modes) == 1 and isinstance(next(iter(self.layout.steps), None), Normalize)
         ids, mask = tokens.padded(places, self._pad, self._pad_left)
         with torch.inference_mode():
             on_device, attention = self._sent(ids), self._sent(mask)
@@ -82,14 +100,23 @@ class TransformerEncoder:
             states = self._model(input_ids=on_device, attention_mask=attention.long(), **given)[0]
             if tokens.skipped:
                 attention = attention & (attention.cumsum(dim=1) > tokens.skipped)
-            vectors = torch.cat([pool(states, attention, Pooling(mode), normalise=False) for mode in self.layout.pooling], dim=1)
-            for step in self._steps:
+            pooled = [encode(states, attention, mode, normalise=unit) for mode in modes]
+            vectors = pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
+            for step in self._steps[int(unit) :]:
                 vectors = step(vectors)
-            return vectors
+            return _made(vectors)
 
-    def post(self, vectors: torch.Tensor | Vectors) -> Vectors:
+    def post(self, vectors: Made | Vectors) -> Vectors:
         """[m, dim] float32 on the host."""
-        return vectors if isinstance(vectors, np.ndarray) else vectors.cpu().numpy()
+        if not isinstance(vectors, Made):
+            return vectors
+        if vectors.arrived is not None:
+            vectors.arrived.synchronize()
+        return vectors.copy.cpu().numpy()
+
+    def on_device(self, vectors: Made | Vectors) -> torch.Tensor | None:
+        """As ``Keeping.on_device``."""
+        return vectors.vectors if isinstance(vectors, Made) else None
 
     def on_cpu(self) -> TransformerEncoder | None:
         """The same model on the CPU, loaded at the first call; None if it is there already."""
@@ -130,7 +157,7 @@ class TransformerEncoder:
                 )
             self._model = model.eval().requires_grad_(False).to(self.device)
             self._steps = [_step(step, self.device) for step in self.layout.steps]
-            self.dim = int(self.core(self.pre(["a"], Prompt()), np.zeros(1, np.intp)).shape[1])
+            self.dim = int(self.core(self.pre(["a"], Prompt()), np.zeros(1, np.intp)).vectors.shape[1])
         except UnusualModelError:
             raise
         except Exception as error:
@@ -158,6 +185,17 @@ class TransformerEncoder:
         self._pad = tokenizer.pad_token_id or 0
         self._pad_left = tokenizer.padding_side == "left"
         self._zero_inputs = ["token_type_ids"] if "token_type_ids" in tokenizer.model_input_names else []
+
+
+def _made(vectors: torch.Tensor) -> Made:
+    """Send vectors to the host. Queued behind them, before the next batch: who waits for the copy does not wait for that too."""
+    import torch
+
+    if not vectors.is_cuda:
+        return Made(vectors, vectors)
+    copy = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
+    copy.copy_(vectors, non_blocking=True)
+    return Made(vectors, copy, torch.cuda.current_stream(vectors.device).record_event())
 
 
 def default_dtype(device: str, model_type: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final
 from chroma_gpu import device as devices
 from chroma_gpu.embed import Documents, EmbeddingFunction, Embeddings, Space
 from chroma_gpu.embed.configs import Configured
+from chroma_gpu.embed.kept import Kept
 from chroma_gpu.embed.layout import Layout, read
 from chroma_gpu.embed.models import MODELS, load
 from chroma_gpu.embed.pipeline import Encoder, Prompt, stream
@@ -55,12 +56,17 @@ class LocalEmbeddingFunction(Configured, EmbeddingFunction[Documents]):
         texts = [input] if isinstance(input, str) else list(input)
         return list(own_vectors(self, texts)) if texts else []
 
-    def blocks(self, texts: Iterable[str], *, query: bool = False, progress: Progress = None) -> Iterator[Block]:
+    def blocks(
+        self, texts: Iterable[str], *, query: bool = False, progress: Progress = None, kept: Kept | None = None
+    ) -> Iterator[Block]:
         """The vectors of texts in blocks, as ``pipeline.stream``."""
         if self._encoder is None:
             self._encoder = self.encoder()
-        for start, vectors in stream(self._encoder, texts, self.prompt(query), progress=progress):
-            yield start, self.finished(vectors)
+        for start, vectors in stream(self._encoder, texts, self.prompt(query), progress=progress, kept=kept):
+            finished = self.finished(vectors)
+            if kept is not None and finished is not vectors:
+                kept.drop()  # the device has others
+            yield start, finished
 
     @abstractmethod
     def encoder(self) -> Encoder:
@@ -192,10 +198,12 @@ class InstructorEmbeddingFunction(LocalEmbeddingFunction):
         """The instruction without space around it, as Instructor's own code has it."""
         return Prompt((self.instruction or "").strip(), pooled=False)
 
-    def blocks(self, texts: Iterable[str], *, query: bool = False, progress: Progress = None) -> Iterator[Block]:
+    def blocks(
+        self, texts: Iterable[str], *, query: bool = False, progress: Progress = None, kept: Kept | None = None
+    ) -> Iterator[Block]:
         """The vectors of texts, which lose the space around them."""
         stripped = [text.strip() for text in texts] if isinstance(texts, list) else (text.strip() for text in texts)
-        return super().blocks(stripped, query=query, progress=progress)
+        return super().blocks(stripped, query=query, progress=progress, kept=kept)
 
     def default_space(self) -> Space:
         """Angles."""

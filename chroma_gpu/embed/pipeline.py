@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chroma_gpu.device import with_smaller_batches
+from chroma_gpu.embed.kept import Keeping, Kept
 from chroma_gpu.embed.progress import Progress, bar
 from chroma_gpu.embed.texts import Block, check_text, unique
 from chroma_gpu.errors import ChromaError, DeviceError, EmbeddingFailed
@@ -81,11 +82,18 @@ class Encoder(Protocol):
 
 
 def stream(
-    encoder: Encoder, texts: Iterable[str], prompt: Prompt = Prompt(), *, progress: Progress = None, window: int = WINDOW
+    encoder: Encoder,
+    texts: Iterable[str],
+    prompt: Prompt = Prompt(),
+    *,
+    progress: Progress = None,
+    window: int = WINDOW,
+    kept: Kept | None = None,
 ) -> Iterator[Block]:
     """The vectors of texts in blocks of one window, in order.
 
     texts   any number; they are read in the caller's thread, at most 1 + AHEAD windows ahead of the block that is yielded
+    kept    takes what is on a device of the same vectors; a block is there before it is yielded
     Yields  (start, [m, encoder.dim] float32)
     Raises  EmbeddingFailed with the cause chained, ValueError for what is no text. It is raised in the caller at the block that
             failed; the blocks before are good.
@@ -94,7 +102,9 @@ def stream(
     start = 0
     with bar(len(texts) if isinstance(texts, Sequence) else None, progress) as count:
         for tokens, repeats in _tokenised(encoder, texts, prompt, window):
-            vectors = _encoded(encoder, tokens, count)
+            vectors = _encoded(encoder, tokens, count, kept)
+            if kept is not None:
+                kept.close_window(start, repeats)
             count(len(repeats) - len(vectors))
             block = vectors if len(vectors) == len(repeats) else vectors[repeats]
             yield start, block
@@ -147,20 +157,31 @@ def _windows(texts: Iterable[str], size: int) -> Iterator[list[str]]:
         yield part
 
 
-def _encoded(encoder: Encoder, tokens: Tokens, count: Callable[[int], object]) -> Vectors:
+def _encoded(encoder: Encoder, tokens: Tokens, count: Callable[[int], object], kept: Kept | None) -> Vectors:
     """The vectors of one window, in the order of its texts."""
     lengths = tokens.lengths
     vectors = np.empty((len(lengths), encoder.dim), np.float32)
     launched: deque[tuple[Places, Any]] = deque()
+    on_device = encoder.on_device if isinstance(encoder, Keeping) else None
+
+    def run(part: Places) -> Any:
+        try:
+            return encoder.core(tokens, part)
+        except Exception:
+            if kept is not None:
+                kept.drop()  # its memory may be what is missing
+            raise
 
     def collect() -> None:
         places, result = launched.popleft()
         vectors[places] = encoder.post(result)
+        if kept is not None and on_device is not None:
+            kept.take(places, on_device(result))
         count(len(places))
 
     try:
         for batch in _batches(encoder, lengths):
-            for places, result in with_smaller_batches(lambda part: encoder.core(tokens, part), batch, _on_cpu(encoder, tokens)):
+            for places, result in with_smaller_batches(run, batch, _on_cpu(encoder, tokens)):
                 if len(places) < len(batch):
                     encoder.budget = min(encoder.budget, int(lengths[places].max()) * len(places))
                 launched.append((places, result))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final, Protocol, TypeAlias, TypeVar, runtime_c
 
 import numpy as np
 
+from chroma_gpu.embed.kept import Kept
 from chroma_gpu.embed.progress import Progress, bar
 from chroma_gpu.embed.results import normalize_embeddings, validate_embeddings
 from chroma_gpu.errors import EmbeddingFailed
@@ -31,19 +32,28 @@ class Streaming(Protocol):
 
     streams: ClassVar[bool]
 
-    def blocks(self, texts: Iterable[str], *, query: bool = False, progress: Progress = None) -> Iterator[Block]:
-        """The vectors of texts in blocks, in order."""
+    def blocks(
+        self, texts: Iterable[str], *, query: bool = False, progress: Progress = None, kept: Kept | None = None
+    ) -> Iterator[Block]:
+        """The vectors of texts in blocks, in order; ``kept`` as in ``pipeline.stream``."""
         ...
 
 
 def embed_texts(
-    function: Any, texts: Sequence[Any], *, query: bool = False, progress: Progress = None, batch: int | None = None
+    function: Any,
+    texts: Sequence[Any],
+    *,
+    query: bool = False,
+    progress: Progress = None,
+    batch: int | None = None,
+    kept: Kept | None = None,
 ) -> Vectors:
     """The vectors of texts (or images), by any embedding function.
 
     query     embed as search queries: ``embed_query`` where the function has one
     progress  as in ``progress.bar``
     batch     inputs per call of a foreign function; None gives it all of them at once, as Chroma does
+    kept      takes what functions of this package have of the same vectors on a device
     Returns   [len(texts), dim] float32, finite, C-contiguous; [0, 0] for no texts
     Raises    EmbeddingFailed   the function returned another number of vectors, vectors of different lengths, NaN or infinity
               ValueError        as Chroma does: the result is no list of numeric vectors
@@ -53,11 +63,13 @@ def embed_texts(
     if len(texts) == 0:
         return np.empty((0, 0), np.float32)
     if isinstance(function, Streaming) and function.streams:
-        return own_vectors(function, texts, query=query, progress=progress)
+        return own_vectors(function, texts, query=query, progress=progress, kept=kept)
     return _gather(_foreign_blocks(function, texts, query, progress, batch or len(texts)), len(texts))
 
 
-def own_vectors(function: Streaming, texts: Sequence[str], *, query: bool = False, progress: Progress = None) -> Vectors:
+def own_vectors(
+    function: Streaming, texts: Sequence[str], *, query: bool = False, progress: Progress = None, kept: Kept | None = None
+) -> Vectors:
     """The vectors of texts, at least one, by a function of this package: [len(texts), dim] float32. Equal texts are embedded once.
 
     Raises ValueError for what is no text.
@@ -65,8 +77,13 @@ def own_vectors(function: Streaming, texts: Sequence[str], *, query: bool = Fals
     for position, text in enumerate(texts):
         check_text(text, position)
     distinct, places = unique(texts)
-    vectors = _gather(function.blocks(distinct, query=query, progress=progress), len(distinct))
-    return vectors if len(distinct) == len(texts) else vectors[places]
+    keeping: dict[str, Any] = {} if kept is None else {"kept": kept}  # who knows nothing of devices need not take it
+    vectors = _gather(function.blocks(distinct, query=query, progress=progress, **keeping), len(distinct))
+    if len(distinct) == len(texts):
+        return vectors
+    if kept is not None:
+        kept.repeat(places, len(distinct))
+    return vectors[places]
 
 
 def embed_blocks(

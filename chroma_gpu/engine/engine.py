@@ -10,16 +10,19 @@ from typing import Any, Final, Self
 from uuid import UUID
 
 from chroma_gpu.config import Settings
+from chroma_gpu.engine import planner
 from chroma_gpu.engine.background import Background
 from chroma_gpu.engine.catalog import TABLES, Catalog, Entry, folders_of, next_folder
 from chroma_gpu.engine.directory import Directory
 from chroma_gpu.engine.folders import DiskFolders, Folders, MemoryFolders
+from chroma_gpu.engine.indexes import devices_of
 from chroma_gpu.engine.rebuild import Rebuilds, Rebuilt, VectorsOf
 from chroma_gpu.engine.repair import Repair, repaired
 from chroma_gpu.engine.table import Table
 from chroma_gpu.engine.tables import OpenTable, Tables
 from chroma_gpu.errors import ClosedError, NotFoundError
 from chroma_gpu.filter.expr import Expr
+from chroma_gpu.index import has_faiss
 from chroma_gpu.records import Mode, RecordBatch
 from chroma_gpu.store import Moved, Written
 from chroma_gpu.store.keyvalue import KeyValue
@@ -97,6 +100,13 @@ class Engine:
         if entry is None:
             raise NotFoundError(f"Collection [{collection}] does not exist.")
         return entry
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices on which indexes keep vectors; none where they work on the CPU.  Raises DeviceError"""
+        devices = devices_of(self.settings)
+        flat = "flat" in planner.wanted(self.settings, 0, faiss=has_faiss(), gpu=devices != ("cpu",))
+        return devices if flat and devices != ("cpu",) else ()
 
     def write(self, collection: UUID, batch: RecordBatch, mode: Mode, *, rebuilt: int | None = None) -> Written:
         """``Table.write``, also when the collection moves to another folder meanwhile; ``rebuilt`` as in ``table``."""

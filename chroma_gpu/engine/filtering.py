@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
+from chroma_gpu.engine.device_filters import DeviceFilters
 from chroma_gpu.engine.fields import FieldsView
 from chroma_gpu.engine.view import View
 from chroma_gpu.filter.evaluation import evaluate, evaluate_first
@@ -34,10 +35,13 @@ class Seen:
         return rows
 
 
-def passing(expr: Expr, within: RowSet, view: View, fields: FieldsView, seen: Seen) -> tuple[RowSet, Sequence[Step]]:
+def passing(
+    expr: Expr, within: RowSet, view: View, fields: FieldsView, seen: Seen, device: DeviceFilters | None = None
+) -> tuple[RowSet, Sequence[Step]]:
     """The rows of ``within``, which are some of the view's, that satisfy an expression, and how they were found.
 
-    What was found among all of the view's rows is kept for as long as nothing is written, with the steps that found it.
+    What was found among all of the view's rows is kept for as long as nothing is written, with the steps that found it: the same
+    row set each time, so that what devices have of it is used again.
     Raises   as ``evaluate``
     """
     start = perf_counter()
@@ -47,20 +51,22 @@ def passing(expr: Expr, within: RowSet, view: View, fields: FieldsView, seen: Se
         found, steps = kept
         passed = steps[-1].passed if steps else 0
         return found, (*steps[:-1], Step(expr, view.count, passed, 0, perf_counter() - start, How.KEPT))
-    found, steps = evaluate(expr, within, fields.columns, seen)
+    there = None if device is None else device.asking(fields.columns, view.live)
+    found, steps = evaluate(expr, within, fields.columns, seen, there)
     if key is not None:
         fields.answers.put(key, (found, steps), found.words.nbytes + nbytes(expr))
     return found, steps
 
 
 def page(
-    expr: Expr, within: RowSet, view: View, fields: FieldsView, seen: Seen, offset: int, limit: int | None
-) -> tuple[Rows, Sequence[Step]]:
+    expr: Expr, within: RowSet, view: View, fields: FieldsView, seen: Seen, offset: int, limit: int | None,
+    device: DeviceFilters | None = None,
+) -> tuple[Rows, Sequence[Step]]:  # fmt: skip
     """The same in insertion order, ``limit`` rows after the first ``offset``; no more documents are read than that takes."""
     check_depth(expr)
     key = _key(expr, within, view)
     if limit is None or not documents(expr) or (key is not None and fields.answers.get(key) is not None):
-        found, steps = passing(expr, within, view, fields, seen)
+        found, steps = passing(expr, within, view, fields, seen, device)
     else:
         found, steps = evaluate_first(
             expr, within, fields.columns, seen, offset + limit, lambda rows: view.inserted(rows.rows())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,11 +17,11 @@ from chroma_gpu.engine import calibration, checkpoint, planner
 from chroma_gpu.engine.background import Background
 from chroma_gpu.engine.calibration import Calibration
 from chroma_gpu.engine.planner import Choice
-from chroma_gpu.index import Index, IndexSpec, close, create, has_faiss, scoring
+from chroma_gpu.index import Index, IndexSpec, close, create, has_faiss, offer, scoring
 from chroma_gpu.index.cost import Costs
 from chroma_gpu.index.gpu_cost import Card
 from chroma_gpu.index.growing import Growing
-from chroma_gpu.records import Metric, VectorSource
+from chroma_gpu.records import DeviceBlock, Metric, VectorSource
 
 Progress: TypeAlias = Callable[[int, int], object]
 """Called with (done, total) as an index takes rows in."""
@@ -35,6 +35,13 @@ TURN = 2.0
 LATE_ROWS = 1_024
 # Bytes of a checkpoint that is read at once when a table is opened; larger ones are read in the background.
 SMALL_CHECKPOINT = 32 << 20
+
+
+def devices_of(settings: Settings) -> tuple[str, ...]:
+    """The devices that the index kind flat works on.  Raises DeviceError"""
+    if settings.devices:
+        return device.several(settings.devices)
+    return (device.pick(settings.device) if device.is_gpu(settings.device) else "cpu",)
 
 
 class Indexes:
@@ -112,6 +119,26 @@ class Indexes:
             if kind not in self._failed and rows - (0 if index is None else len(index)) >= (1 if index is None else LATE_ROWS):
                 self._background.ask(id(self), lambda: self._take_turn(rows, dim))
                 return
+
+    def offer(self, blocks: Sequence[DeviceBlock], rows: int, dim: int) -> None:
+        """Tell the index on a device of vectors that it may have there already; ``rows`` are committed. Before ``follow`` hears of them.
+
+        Cost     the first time that of making an empty index
+        """
+        if self._closed or "flat" not in self._wanted(rows) or "flat" in self._failed:
+            return
+        if "flat" not in self._kept and self._building.acquire(blocking=False):
+            try:
+                if not self._closed:
+                    self._made("flat", dim)
+            except Exception as error:
+                self._failed["flat"] = error  # the rows are committed: whoever waits for the index gets the error
+            finally:
+                self._building.release()
+        index = self._kept.get("flat")
+        if index is not None:
+            for block in blocks:
+                offer(index, block)
 
     def late(self, rows: int) -> int:
         """How many of so many rows are still to be taken in. The few that are left to the exact scan on purpose do not count."""
@@ -194,11 +221,7 @@ class Indexes:
                     self._restored(kind, self._spec(kind, dim))
 
     def _take_in(self, kind: str, rows: int, dim: int, until: float, progress: Progress | None) -> None:
-        index = self._kept.get(kind)
-        if index is None:
-            spec = self._spec(kind, dim)
-            index = self._restored(kind, spec) or create(spec, self._source)
-            self._kept[kind] = index
+        index = self._made(kind, dim)
         size = SLICES.get(kind, SLICE)
         while len(index) < rows and time.monotonic() < until:
             if self._closed:
@@ -207,6 +230,14 @@ class Indexes:
             if progress is not None:
                 progress(len(index), rows)
         self._save(kind)
+
+    def _made(self, kind: str, dim: int) -> Index:
+        index = self._kept.get(kind)
+        if index is None:
+            spec = self._spec(kind, dim)
+            index = self._restored(kind, spec) or create(spec, self._source)
+            self._kept[kind] = index
+        return index
 
     def _restored(self, kind: str, spec: IndexSpec) -> Index | None:
         index = checkpoint.restore(self._folder, spec, self._source) if self._folder else None
@@ -226,9 +257,7 @@ class Indexes:
         return dict(self._params) if kind == "hnsw" else {}
 
     def _devices(self) -> tuple[str, ...]:
-        if self.settings.devices:
-            return device.several(self.settings.devices)
-        return (device.pick(self.settings.device) if device.is_gpu(self.settings.device) else "cpu",)
+        return devices_of(self.settings)
 
     def _save(self, kind: str) -> None:
         """A checkpoint, if a quarter or more of the index would have to be built anew without it."""

@@ -17,6 +17,7 @@ from chroma_gpu.engine.planner import Plan, Way
 from chroma_gpu.engine.probe import Probe
 from chroma_gpu.index import answers, exact
 from chroma_gpu.index.cost import Costs
+from chroma_gpu.index.gpu.masks import MASKS
 from chroma_gpu.records import Hits, Metric, Vectors, VectorSource
 from chroma_gpu.rowset import RowSet
 
@@ -104,10 +105,11 @@ class Nearest:
             return exact.search_block(queries, source, 0, size, None if whole else candidates, plan.k, metric, norms)
         index, costs = self._indexes.get(plan.kind), costs or self._indexes.costs
         held = min(len(index), size)
+        first = MASKS.cut(candidates, held) if index.traits.device != "cpu" else candidates.resized(held)
         # The index may grow while it is asked; without a mask it would then return rows that this view does not know.
-        hits = index.search(queries, plan.k, None if whole and len(index) == size else candidates.resized(held), costs)
+        hits = index.search(queries, plan.k, None if whole and len(index) == size else first, costs)
         if whole and len(index) != size:
-            hits = index.search(queries, plan.k, candidates.resized(held), costs)
+            hits = index.search(queries, plan.k, first, costs)
         if held < size:
             late = exact.search_block(queries, source, held, size, candidates, plan.k, metric, norms)
             hits = answers.merge(hits, late, plan.k)

@@ -14,7 +14,7 @@ from chroma_gpu.config import Settings
 from chroma_gpu.index import IndexSpec, Traits
 from chroma_gpu.index.cost import SHIPPED, Costs, codes_fetch
 from chroma_gpu.index.gpu.codes import reads_a_list
-from chroma_gpu.index.gpu_cost import Card, gpu_ways
+from chroma_gpu.index.gpu_cost import Card, Search, whole
 from chroma_gpu.index.rotation import code_width
 
 
@@ -179,9 +179,9 @@ def _asked(
     on = None
     if index.spec.kind == "codes":
         width, fetch = code_width(dim), codes_fetch(k, passing)
-        whole, skipping = costs.codes(held, passing, width, fetch), costs.codes_skipping(held, passing, width, fetch)
-        in_vain = max(costs.lost, missing) if whole < skipping else costs.lost
-        asked = queries * ((1 + costs.widened) * min(whole, skipping) + in_vain * costs.exact_block(held, passing, dim))
+        all_rows, skipping = costs.codes(held, passing, width, fetch), costs.codes_skipping(held, passing, width, fetch)
+        in_vain = max(costs.lost, missing) if all_rows < skipping else costs.lost
+        asked = queries * ((1 + costs.widened) * min(all_rows, skipping) + in_vain * costs.exact_block(held, passing, dim))
         recall = CODES_RECALL
     elif index.spec.kind == "hnsw":
         masked = passing < held
@@ -190,7 +190,8 @@ def _asked(
         recall = None if masked else costs.found
     else:
         card = index.card or Card.unknown()
-        asked = min(way.cost for way in gpu_ways(card, held, passing, dim, queries) if way.built)
+        codes = (index.traits.codes or "float32").partition("+")[0]
+        asked = whole(card, Search(held, dim, codes, queries, passing))
         recall = 1.0 if index.traits.exact else None
         if index.traits.codes is not None:
             listed = reads_a_list(card, held, dim, index.traits.codes, queries, passing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from chroma_gpu.bytecache import ByteCache
 from chroma_gpu.config import Settings
 from chroma_gpu.engine import filtering, ranked, transforms
 from chroma_gpu.engine.background import Background
+from chroma_gpu.engine.device_filters import DeviceFilters
 from chroma_gpu.engine.explain import Explanation, explanation
 from chroma_gpu.engine.fields import Fields, FieldsView
 from chroma_gpu.engine.filtering import Seen
@@ -80,15 +81,20 @@ class Table:
         self._lock = threading.RLock()
         self._view = View.nothing()
         self._fields = Fields(filters or ByteCache(Settings().filter_memory))
+        self._device_filters = DeviceFilters(indexes)
         self._texts = FullText()
 
     def write(self, batch: RecordBatch, mode: Mode) -> Written:
         """Add, update or upsert records; durable when it returns, and found by every query that starts later.
 
+        What of the vectors is on a device is offered to the index after the commit, if every record of the batch got a new row.
         Raises DimensionMismatch, Moved and the store's errors; nothing was written then.
         """
         written = self._store.write(batch, mode)
         state = self._store.state()
+        if batch.resident and state.dim is not None and written.added + written.replaced == len(batch):
+            blocks = [replace(block, first=written.first + block.first) for block in batch.resident]
+            self._indexes.offer(blocks, state.rows, state.dim)
         self._indexes.follow(len(self._store.vectors), state.dim)
         if self._background is not None and state.folded // CHUNK != self._full_chunks:
             self._full_chunks = state.folded // CHUNK
@@ -270,6 +276,7 @@ class Table:
         self._closed = True
         if self._background is not None:
             self._background.drain((id(self), "documents"))
+        self._device_filters.close()
         self._indexes.close()
         self._fields.close()
 
@@ -292,7 +299,8 @@ class Table:
         within, seen = self._within(view, ids)
         if expr is None:
             return view.page(within, offset, limit)
-        return filtering.page(expr, within, view, self._caught_up_fields(view), seen, offset, limit)[0]
+        fields = self._caught_up_fields(view)
+        return filtering.page(expr, within, view, fields, seen, offset, limit, self._device_filters)[0]
 
     def _check_still(self, view: View, *exprs: Expr | None) -> None:
         """Raises KeyError if records were rewritten in place since: what passes, and what was read of it, may be of several states."""
@@ -315,7 +323,7 @@ class Table:
         within, seen = self._within(view, ids, all_known=all_known)
         if expr is None:
             return within, ()
-        return filtering.passing(expr, within, view, fields or self._caught_up_fields(view), seen)
+        return filtering.passing(expr, within, view, fields or self._caught_up_fields(view), seen, self._device_filters)
 
     def _within(self, view: View, ids: Sequence[str] | None, *, all_known: bool = False) -> tuple[RowSet, Seen]:
         """The records with some ids."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import partial, reduce
 from operator import and_, or_
 from time import perf_counter
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -35,18 +35,33 @@ FEW_TEXTS: Final = 64
 """So many texts are read in the time in which an index is asked which of them may pass."""
 
 
-def evaluate(expr: Expr, within: RowSet, columns: Lookup, records: Records) -> tuple[RowSet, list[Step]]:
+class Accelerator(Protocol):
+    """What answers conditions on metadata faster than columns, at times."""
+
+    def takes(self, expr: Expr) -> bool:
+        """Whether it can answer a tree."""
+        ...
+
+    def rows(self, expr: Expr, within: RowSet, asked: int) -> RowSet | None:
+        """The rows of ``within``, ``asked`` of them, that pass; None if the columns had better find them."""
+        ...
+
+
+def evaluate(
+    expr: Expr, within: RowSet, columns: Lookup, records: Records, device: Accelerator | None = None
+) -> tuple[RowSet, list[Step]]:
     """The rows of ``within`` that pass, and the steps taken, inner ones first.
 
     Cheap conditions that rule out much go first, and each looks only at rows that are still undecided; documents are read last and
     at most once for conditions that stand together. What cannot change the answer any more is not evaluated and is no step.
 
     within   rows below columns.size
+    device   is asked first about conditions on metadata, those that stand together at once
     Raises   InvalidFilter for a tree deeper than MAX_DEPTH; KeyError if the inverted index has gone on
     Cost     a row set for each condition; one read of each document that the index of three-byte strings leaves undecided
     """
     _check(expr, within, columns)
-    evaluation = _Evaluation(columns, records)
+    evaluation = _Evaluation(columns, records, device)
     return evaluation.rows(expr, within), evaluation.steps
 
 
@@ -88,9 +103,10 @@ def _check(expr: Expr, within: RowSet, columns: Lookup) -> None:
 class _Evaluation:
     """One evaluation: where it reads, what it has asked the index, and the steps it took."""
 
-    def __init__(self, columns: Lookup, records: Records) -> None:
+    def __init__(self, columns: Lookup, records: Records, device: Accelerator | None = None) -> None:
         self._columns = columns
         self._records = records
+        self._device = device
         self._candidates: dict[DocumentOperator, tuple[RowSet, RowSet] | None] = {}
         self.few = FEW_TEXTS
         self.steps: list[Step] = []
@@ -107,6 +123,8 @@ class _Evaluation:
         read, how, why, n = 0, How.COMBINED, None, -1
         if only_documents(expr):
             passed, read, how, why = self._by_text(expr, within, asked)
+        elif self._device is not None and (found_there := self._device.rows(expr, within, asked)) is not None:
+            passed, how = found_there, How.DEVICE
         elif _only_bounds(expr):
             columns = self._columns.restricted(within) if asked * _SOME < within.size else self._columns
             bounds = [(child.field, child.bounds) for child in _leaves(expr) if isinstance(child, Comparison)]
@@ -139,12 +157,15 @@ class _Evaluation:
     def in_order(self, expr: And | Or) -> list[Expr]:
         """The children: without documents, those that rule out most at the least cost first; those about documents only, as one; the rest.
 
-        In a conjunction, those that bound numbers are one as well.
+        In a conjunction, those that bound numbers are one as well; so are those that a device can answer, where not all are.
         """
         texts = tuple(child for child in expr.children if only_documents(child))
         others = [child for child in expr.children if not only_documents(child)]
         bounds = tuple(child for child in others if isinstance(child, Comparison))
-        if isinstance(expr, And) and len(bounds) > 1:
+        there = tuple(child for child in others if self._device is not None and self._device.takes(child))
+        if 1 < len(there) < len(expr.children):
+            others = [child for child in others if child not in there] + [type(expr)(there)]
+        elif isinstance(expr, And) and len(bounds) > 1:
             others = [child for child in others if not isinstance(child, Comparison)] + [And(bounds)]
         if len(others) > 1:
             others.sort(key=partial(self._urgency, decided_by_passing=isinstance(expr, Or)))

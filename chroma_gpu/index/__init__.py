@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chroma_gpu.errors import InvalidArgumentError
-from chroma_gpu.records import Hits, Metric, Vectors, VectorSource
+from chroma_gpu.records import DeviceBlock, Hits, Metric, Vectors, VectorSource
 from chroma_gpu.rowset import RowSet
 
 if TYPE_CHECKING:
@@ -121,6 +121,16 @@ def close(index: Index) -> None:
     """Give back at once what an index holds of a device. It can still be asked; nothing happens to kinds that live on the host."""
     if (giving_back := getattr(index, "close", None)) is not None:
         giving_back()
+
+
+def offer(index: Index, block: DeviceBlock) -> None:
+    """Tell of vectors that are on a device, of rows from ``block.first`` on that are in the source and were not added yet.
+
+    A kind with rows on that device takes them from there, unless memory gets short meanwhile, and lets go of the block when ``add`` has
+    passed it. Nothing happens to the others.  Cost: waits for nothing
+    """
+    if (taking := getattr(index, "offer", None)) is not None:
+        taking(block)
 
 
 def _kind(spec: IndexSpec) -> Any:

@@ -251,7 +251,7 @@ class _Search:
         if not _expected_misses(last - rounding - true[: self.k], deviation) <= _MISSES * self.k:
             least = max(least, deviation)
             needed = _places(fetched, float(true[self.k - 1]) + _CUT * least + rounding)
-            return fetch * max(1.0, _SPARE * needed / len(fetched)), least
+            return fetch * max(1.0, _SPARE * needed / max(1, len(fetched))), least
         counts = np.array([self.k], np.int32)
         return Hits(held.named(hits)[:, : self.k], hits.distances[:, : self.k], counts, exact=last == np.inf)
 

@@ -138,9 +138,13 @@ class Shared:
 
     def add(self, vectors: Vectors) -> None:
         """Append vectors while no search runs, in the calling thread; wrap in ``in_own_thread`` to use all cores."""
+        self.change(lambda index: index.add(vectors))
+
+    def change(self, work: Callable[[Any], object]) -> None:
+        """Do something to the index while no search runs, in the calling thread."""
         with self._lock().writing():
             self._changing = True
-            self.index.add(vectors)
+            work(self.index)
             self._changing = False
 
     def _search(self, queries: Vectors, k: int, params: Any) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:

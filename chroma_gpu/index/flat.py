@@ -21,7 +21,7 @@ from chroma_gpu.index.gpu.bounds import ordinary
 from chroma_gpu.index.gpu.codes import LADDERS
 from chroma_gpu.index.gpu.residence import Residence
 from chroma_gpu.index.growing import Growing
-from chroma_gpu.records import Hits, Vectors, VectorSource
+from chroma_gpu.records import DeviceBlock, Hits, Vectors, VectorSource
 from chroma_gpu.rowset import RowSet
 
 _SLICE: Final = 8192
@@ -113,6 +113,11 @@ class FlatIndex:
         if hits is None:
             hits = exact.search_block(queries, self._source, 0, n, mask, k, self.spec.metric, self._norms.view(n))
         return hits
+
+    def offer(self, block: DeviceBlock) -> None:
+        """As ``index.offer``."""
+        if self._residence is not None:
+            self._residence.offer(block)
 
     def lengths(self, stop: int) -> npt.NDArray[np.float32] | None:
         """As ``Index.lengths``."""

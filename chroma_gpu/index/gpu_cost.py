@@ -1,42 +1,18 @@
 """What the ways of searching on a GPU cost, from the bytes they move and the products they make. No card has measured these figures.
 
-``gpu_ways`` is for the planner: whole searches, from the host and back. ``limit`` and ``predicted`` are for people: kernels alone, on
-rows that lie on the card, as docs/limits.md tables them and benchmarks/gpu.py measures them.
+``whole`` is for the planner: a search from the host and back. ``limit`` and ``predicted`` are the kernels alone, on rows that lie on
+the card, as docs/limits.md tables them and benchmarks/gpu.py measures them.
 
-A way moves bytes over the bus and through the memory of the card while it multiplies, so that it takes the longer of the two, after
-its launches. A list of rows is 4 bytes for each, a mask one bit for every row of the table, which is why lists pay below one row in 32;
-a mask also makes the card multiply whole tiles of 32 rows in which only some pass.
+A kernel moves bytes while it multiplies, so that it takes the longer of the two, after its launches.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from typing import Final
-
-_TILE: Final = 32
-"""Rows that are multiplied together where one of them passes."""
-
-_RERANKED: Final = 60
-"""Rows that 8-bit codes leave to be scored exactly, for each query."""
 
 _SAMPLED: Final = 1 / 64
 """Share of the work that is done before, on a sample, to know which scores can be dropped at once."""
-
-
-class Kernel(StrEnum):
-    """How a GPU goes over the rows; every one leads to the exact answer.
-
-    list     rows are listed and read where they lie
-    masked   all rows are gone through, tiles without a candidate are skipped
-    int8     the same over 8-bit codes with a certified bound, and a few rows scored exactly
-    product  tiles of queries and rows are multiplied in 16 bit by tensor cores, and a few rows scored exactly
-    """
-
-    LIST = "list"
-    MASKED = "masked"
-    INT8 = "int8"
-    PRODUCT = "product"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,40 +61,6 @@ CARDS: Final = (
     Card("RTX 4090", 0.94e6, 41e6, 82e6, 330e6, 24e9, 89, bus=25e3),
 )
 """Products a µs are half of the operations that data sheets count."""
-
-
-@dataclass(frozen=True, slots=True)
-class GpuWay:
-    """One way: expected microseconds, and whether the index ``flat`` has it."""
-
-    kernel: Kernel
-    cost: float
-    built: bool
-
-
-def gpu_ways(card: Card, rows: int, passing: int, dim: int, queries: int) -> list[GpuWay]:
-    """Every way to find the nearest of the passing rows, cheapest first."""
-    share = passing / rows
-    touched = rows * (1 - (1 - share) ** _TILE)  # rows of tiles with a candidate, if those are spread evenly
-    mask = 0.0 if passing == rows else rows / 8 / card.bus
-    read = card.bandwidth * (card.scattered + (1 - card.scattered) * share)  # the fuller the tiles, the more rows are in a row
-
-    def takes(before: float, row_bytes: float, tiles: float, product: float, launches: int) -> float:
-        moved = (rows / 8 + passing * row_bytes) / read
-        multiplied = queries * tiles * dim / product
-        return launches * card.launch + before + (1 + _SAMPLED) * max(moved, multiplied)
-
-    listed = 4 * passing / card.bus
-    reads = passing * (4 * dim + 12) / (card.bandwidth * card.scattered)
-    multiplies = queries * passing * dim / card.single
-    rerank = queries * _RERANKED * dim * (4 / (card.bandwidth * card.scattered) + 1 / card.single)
-    ways = [
-        GpuWay(Kernel.LIST, card.launch + listed + (1 + _SAMPLED) * max(reads, multiplies), True),
-        GpuWay(Kernel.MASKED, takes(mask, 4 * dim + 8, touched, card.single, 1), True),
-        GpuWay(Kernel.INT8, takes(mask, dim + 4, touched, card.eight, 2) + rerank, False),
-        GpuWay(Kernel.PRODUCT, takes(mask, 2 * dim + 8, touched, card.half, 2) + rerank, False),
-    ]
-    return sorted(ways, key=lambda way: way.cost)
 
 
 WIDTHS: Final = {"float32": 4, "float16": 2, "int8": 1}
@@ -171,6 +113,22 @@ def predicted(card: Card, search: Search) -> float:
     share = 1.0 if search.passing is None else search.passing / search.rows
     read = card.bandwidth * (card.scattered + (1 - card.scattered) * share)
     return card.starts + (1 + _SAMPLED) * max(search.bytes / read, search.products / rate)
+
+
+def listed_pays(card: Card, search: Search) -> bool:
+    """Whether the rows that pass are read one by one, rather than all of them gone over under a mask."""
+    passing = search.rows if search.passing is None else search.passing
+    if passing == search.rows:
+        return False
+    return predicted(card, replace(search, listed=True)) < predicted(card, replace(search, listed=False))
+
+
+def whole(card: Card, search: Search) -> float:
+    """Microseconds from queries and a mask on the host to an answer there, rows listed if that pays: the mask's way to the card, the
+    kernels, and reading and scoring the few rows that they leave."""
+    passing = search.rows if search.passing is None else search.passing
+    mask = 0.0 if passing == search.rows else search.rows / 8 / card.bus
+    return card.launch - card.starts + mask + predicted(card, replace(search, listed=listed_pays(card, search)))
 
 
 def row_bytes(dim: int, codes: str) -> int:

@@ -3,18 +3,13 @@
 The graph keeps vectors in 16 bits; what it finds is scored exactly from the source. Under a mask it visits nodes that fail it too
 and returns fewer or wrong ones, the more so the narrower the mask and the farther its rows lie from the query: recall was 0.06 with
 half of the rows allowed, when the query's own half was the forbidden one. So ef grows by the share of rows that pass, the exact
-scan is taken where that is cheaper, and every answer is checked against a sample: 1,024 random rows of the mask are scored exactly,
-and if one of them beats the k-th hit, or there are too few hits, the exact scan answers. So it does where far more rows than the
-graph visits, passing or not, are nearer than the k-th hit, as 1,024 rows of all kinds tell: the graph was not there. A sample finds
-an answer that is wrong on the whole, not a single neighbour that is missing, so a passed guard never makes an answer ``exact``.
+scan is taken where that is cheaper, and every answer is checked against a sample (``guard``).
 """
 
 from __future__ import annotations
 
-import math
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -22,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from chroma_gpu.errors import InvalidArgumentError
-from chroma_gpu.index import IndexSpec, Traits, answers, checkpoint, exact, scoring
+from chroma_gpu.index import IndexSpec, Traits, checkpoint, exact, scoring
 from chroma_gpu.index.cost import SHIPPED, Costs
 from chroma_gpu.index.faiss_library import Shared, in_own_thread, load_faiss, selector
 from chroma_gpu.index.growing import Growing
-from chroma_gpu.index.held import Held
-from chroma_gpu.records import Hits, Metric, Rows, Vectors, VectorSource
+from chroma_gpu.index.guard import EXTREME, Guard
+from chroma_gpu.records import Hits, Metric, Vectors, VectorSource
 from chroma_gpu.rowset import RowSet
 
 _DEFAULTS: Final = {"M": 16, "ef_construction": 100, "ef_search": 200}
@@ -37,12 +32,6 @@ _FIRST, _SLICE = 64, 1024
 
 _HOLD: Final = 0.005
 """Seconds that an add may keep searches waiting, as far as it can tell."""
-
-_EXTREME: Final = 2.0**40
-"""Norm from which a row or query is scored exactly: the graph works in float32."""
-
-_SAMPLE: Final = 1024
-"""Rows that the guard scores. Measured with it: recall 0.99 where it was 0.06, at 0 to 3 % needless exact scans."""
 
 
 class HnswIndex:
@@ -73,8 +62,7 @@ class HnswIndex:
         self._adding = threading.Lock()
         self._norms = Growing()
         self._extreme = np.empty(0, np.uint32)
-        self._sample = _draw(source, self._norms.view())
-        self._sampled_from = 0
+        self._guard = Guard(source, spec.metric)
         self._count = 0
 
     def __len__(self) -> int:
@@ -106,26 +94,7 @@ class HnswIndex:
         placed = scoring.normalised(queries, lengths) if self.spec.metric is Metric.COSINE else queries
         params = load_faiss().SearchParametersHNSW(efSearch=ef, sel=None if mask is None else selector(mask))
         found = self._graph.search(placed, fetch, params)[1]
-        sample = self._sample if mask is None else _draw(self._source, norms, mask)
-        best = exact.search_block(queries, sample, 0, len(sample), None, k, self.spec.metric, sample.norms)
-        sampled = sample.named(best)
-        reach = np.full(len(queries), np.inf) if mask is None else self._reach(queries, n, ef)
-        more = self._extreme[self._extreme < n]
-        more = more if mask is None or not len(more) else more[mask.flags()[more]]
-        hits: list[Hits] = []
-        failed: list[int] = []
-        for i in range(len(queries)):
-            rows = np.union1d(found[i][(found[i] >= 0) & (found[i] < n)].astype(np.uint32), more)
-            one = exact.search_rows(queries[i : i + 1], self._source, rows, k, self.spec.metric, norms)
-            if one.counts[0] < k or not lengths[i] < _EXTREME or _beaten(one, sampled[i], best.distances[i], reach[i]):
-                failed.append(i)
-            hits.append(replace(one, exact=False, guard="passed"))
-        if failed:
-            anew = exact.search_block(queries[failed], self._source, 0, n, mask, k, self.spec.metric, norms)
-            for place, i in enumerate(failed):
-                of = slice(place, place + 1)
-                hits[i] = replace(anew, rows=anew.rows[of], distances=anew.distances[of], counts=anew.counts[of], guard="exact")
-        return answers.stacked(hits, k)
+        return self._guard.settled(queries, lengths, found, self._extreme, k, mask, norms, ef)
 
     def lengths(self, stop: int) -> npt.NDArray[np.float32] | None:
         """As ``Index.lengths``."""
@@ -146,20 +115,10 @@ class HnswIndex:
         held.require(held.faiss.d == spec.dim and held.faiss.ntotal == held.count, "all nodes")
         index._graph = Shared(held.faiss)
         index._norms = Growing(held.column("norms"))
-        index._count = index._sampled_from = held.count
-        index._extreme = np.flatnonzero(~(index._norms.view() < _EXTREME)).astype(np.uint32)
-        index._sample = _draw(source, index._norms.view())
+        index._count = held.count
+        index._extreme = np.flatnonzero(~(index._norms.view() < EXTREME)).astype(np.uint32)
+        index._guard.follow(index._norms.view(), anew=True)
         return index
-
-    def _reach(self, queries: Vectors, n: int, ef: int) -> npt.NDArray[np.float64]:
-        """[q]: the distance past which an answer was hardly visited, because far more than ef / 2 of the n rows are nearer."""
-        sample = self._sample
-        inside = ef / 2 / n * len(sample)
-        place = math.ceil(inside + 3 * math.sqrt(inside)) + 2
-        if place >= len(sample):
-            return np.full(len(queries), np.inf)
-        best = exact.search_block(queries, sample, 0, len(sample), None, place, self.spec.metric, sample.norms)
-        return best.distances[:, -1].astype(np.float64)
 
     def _grow(self, stop: int) -> None:
         size, seen = _FIRST, self._graph.searches
@@ -167,7 +126,7 @@ class HnswIndex:
             last = min(self._count + size, stop)
             vectors = self._source.block(self._count, last)
             norms = scoring.norms(vectors)
-            extreme = np.flatnonzero(~(norms < _EXTREME))
+            extreme = np.flatnonzero(~(norms < EXTREME))
             if self.spec.metric is Metric.COSINE:
                 vectors = scoring.normalised(vectors, norms)
             elif len(extreme):
@@ -179,8 +138,7 @@ class HnswIndex:
             self._graph.add(vectors)
             took = time.perf_counter() - before
             self._count = last
-            if last >= 2 * self._sampled_from:
-                self._sample, self._sampled_from = _draw(self._source, self._norms.view()), last
+            self._guard.follow(self._norms.view())
             if self._graph.searches == seen:
                 size = min(2 * size, _SLICE)
             else:
@@ -188,27 +146,3 @@ class HnswIndex:
                 size = max(1, min(_SLICE, int(size * _HOLD / took)))
                 time.sleep(0.001)
             seen = self._graph.searches
-
-
-def _draw(source: VectorSource, norms: npt.NDArray[np.float32], mask: RowSet | None = None) -> Held:
-    """About ``_SAMPLE`` random rows of those that have norms and are in the mask; the same ones each time."""
-    n = len(norms)
-    rng = np.random.default_rng(n)
-    if mask is None:
-        rows = rng.integers(0, max(n, 1), min(n, _SAMPLE))
-    elif 8 * len(mask) > n:
-        tries = rng.integers(0, n, _SAMPLE * n // len(mask))
-        rows = tries[mask.bytes()[tries >> 3] >> (tries & 7).astype(np.uint8) & 1 > 0]
-    else:
-        passing = mask.rows()
-        rows = (passing if len(passing) <= _SAMPLE else passing[rng.integers(0, len(passing), _SAMPLE)]).astype(np.int64)
-    return Held(source, np.unique(rows).astype(np.uint32), norms)
-
-
-def _beaten(hits: Hits, rows: Rows, distances: npt.NDArray[np.float32], reach: float) -> bool:
-    """Whether one of the sampled rows, each [k], is nearer than the last hit of a query and not among its hits, or that hit is out
-    of reach."""
-    if hits.distances[0, -1] > reach:
-        return True
-    nearer = rows[distances < hits.distances[0, -1]]
-    return bool(np.isin(nearer, hits.rows[0], invert=True).any())

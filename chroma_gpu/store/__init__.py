@@ -60,6 +60,8 @@ class Written:
 
     added, replaced, rewritten, removed  how many records: new ids, existing ids with a new vector (and so a new row), existing ids
                                          whose metadata or document changed in place, ids deleted
+    first                                the first new row: those that were added or replaced have consecutive ones in the order of
+                                         the batch
     """
 
     seq: int
@@ -67,6 +69,7 @@ class Written:
     replaced: int = 0
     rewritten: int = 0
     removed: int = 0
+    first: int = 0
 
 
 class Inverted(Protocol):

@@ -141,7 +141,7 @@ def write_batch(
     if due(summary, ledger.count(PENDING)):
         fold(ledger, indexing)
     ledger.finish(Change(first, summary.rows, dead, rewritten))
-    return Written(summary.seq, added=len(fresh), replaced=len(moved), rewritten=len(touched)), summary
+    return Written(summary.seq, added=len(fresh), replaced=len(moved), rewritten=len(touched), first=first), summary
 
 
 def delete_rows(txn: Transaction, rows: Rows) -> tuple[Written, Summary]:

@@ -11,7 +11,6 @@ from chroma_gpu.engine import planner
 from chroma_gpu.engine.indexes import Indexes
 from chroma_gpu.errors import DeviceError
 from chroma_gpu.index.gpu.ledger import LEDGER
-from chroma_gpu.index.gpu_cost import GpuWay, Kernel
 from chroma_gpu.kernels import scan
 
 N, DIM = 3_000, 16
@@ -22,7 +21,7 @@ def name(device, monkeypatch):
     """The name of a device that is not the CPU as tables are searched without one, and that looks cheap."""
     made = f"{device}:0" if device in ("cpu", "cuda") else device
     monkeypatch.setattr(Indexes, "_devices", lambda self: (made,))
-    monkeypatch.setattr(planner, "gpu_ways", lambda *given: [GpuWay(Kernel.MASKED, 0.01, True)])
+    monkeypatch.setattr(planner, "whole", lambda *given: 0.01)
     return made
 
 

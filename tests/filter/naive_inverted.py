@@ -64,6 +64,19 @@ class NaiveInverted:
             blocks.append(NumberBlock(chunk, distinct, ranks.astype(np.uint16), None if dense else places))
         return self._answer(("numbers", field, kind), blocks, chunks)
 
+    def values(self, field, kind, chunks, most):
+        assert kind in (Kind.STR, Kind.BOOL), "scalar numbers are not posted"
+        places = {}
+        for row, metadata in self._metadatas.items():
+            for known in self._values(metadata, field):
+                if known[:2] == (kind, False) and row // CHUNK in chunks:
+                    places.setdefault((row // CHUNK, *self.value_keys(kind, [known[2]])), []).append(row % CHUNK)
+        found = [(chunk, key, encoded(np.array(at, np.uint16))) for (chunk, key), at in sorted(places.items())]
+        return self._answer(("values", field, kind), None if len(found) > most else found, chunks)
+
+    def value_keys(self, kind, values):
+        return [f"{kind} {value}".encode() for value in values]
+
     def containing(self, grams):
         found = [
             row for row, text in enumerate(self._documents) if text is not None and all(gram in text.encode() for gram in grams)

@@ -15,7 +15,7 @@ from chroma_gpu.kernels import buffer, gather, scan
 from chroma_gpu.records import Metric
 from chroma_gpu.rowset import RowSet
 
-N, DIM = 3_000, 24
+N, DIM = 2_000, 24
 METRICS = pytest.mark.parametrize("metric", list(Metric))
 CODES = pytest.mark.parametrize("codes", ["float32", "float16", "int8"])
 
@@ -23,7 +23,7 @@ CODES = pytest.mark.parametrize("codes", ["float32", "float16", "int8"])
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     """So that a few thousand rows are several chunks."""
-    monkeypatch.setattr(buffer, "CHUNK", 1024)
+    monkeypatch.setattr(buffer, "CHUNK", 512)
     monkeypatch.setattr(rows, "FIRST", 64)
 
 
@@ -57,9 +57,9 @@ def test_the_same_bits_as_on_the_host(device, metric, codes, k):
 def test_every_sort_of_rows(device, metric, codes):
     sheet = folded(N, DIM)
     kinds = {
-        "duplicates": with_duplicates(sheet, 700),
+        "duplicates": with_duplicates(sheet, 500),
         "equal": np.ones((N, DIM), np.float32),
-        "zeros": with_zeros(sheet, 900),
+        "zeros": with_zeros(sheet, 500),
         "clusters": clustered(N, DIM),
         "one dimension": np.linspace(-1, 1, N, dtype=np.float32)[:, None],
         "coarse": np.sign(sheet[:, :5]),
@@ -77,7 +77,7 @@ def test_every_sort_of_rows(device, metric, codes):
 def test_extremes(device, metric, codes, scale):
     vectors = with_extremes(folded(N, DIM))
     queries = (folded(3, DIM, seed=9).astype(np.float64) * scale).astype(np.float32)
-    assert_as_on_the_host(resident(vectors, metric, device, (2_000, N), codes=codes), vectors, queries, 30)
+    assert_as_on_the_host(resident(vectors, metric, device, (1_400, N), codes=codes), vectors, queries, 30)
 
 
 @METRICS
@@ -90,12 +90,12 @@ def test_every_width_of_masks(device, metric, codes, monkeypatch):
     vectors = folded(N, DIM)
     index = resident(vectors, metric, device, codes=codes)
     taken = {}
-    for share in (0.0004, 0.004, 0.01, 0.2, 0.97):
+    for share in (0.001, 0.004, 0.01, 0.2, 0.97):
         mask = RowSet.where(np.random.default_rng(0).random(N) < share)
         ways.clear()
         assert_as_on_the_host(index, vectors, vectors[:4], 10, mask)
         taken[share] = ways[0]
-    assert taken[0.0004] == "gather"
+    assert taken[0.001] == "gather"
     assert taken[0.97] == "scan"
 
 
@@ -140,9 +140,9 @@ def test_the_device_narrows_what_the_codes_leave(device, metric, codes, monkeypa
 @pytest.mark.parametrize("metric", [Metric.L2, Metric.IP])
 def test_long_rows_are_set_aside_even_when_they_come_first(device, metric, codes):
     vectors = folded(N, DIM)
-    long = np.arange(0, 80, 10)
+    long = np.arange(0, 40, 10)
     vectors[long] *= np.float32(1e6)
-    index = resident(vectors, metric, device, (100, 500, N), codes=codes)
+    index = resident(vectors, metric, device, (100, 500, 1_100, N), codes=codes)
     shard = index._residence._shards
     assert set(shard.aside.rows.tolist()) >= set(long.tolist())
     norms = np.linalg.norm(vectors[1:2], axis=1)
@@ -157,7 +157,7 @@ def test_rows_that_come_while_others_are_searched_for(device, metric):
     both = folded(N + 9, DIM)
     index = resident(both[:N], metric, device, (1_500,), codes="int8")
     early = index._residence._shards.snapshot
-    for stop in (1_501, 1_600, 2_048, 2_500, N):
+    for stop in (1_501, 1_536, 1_600, N):
         index.add(stop)
         assert_as_on_the_host(index, both[:N], both[N:], 10)
         assert_as_on_the_host(index, both[:N], both[N:], 10, RowSet.where(np.arange(stop) % 2 == 0))

@@ -55,7 +55,7 @@ def test_wrong_answers_under_a_mask_are_caught(clusters, graph, dear_exact, monk
     mask = RowSet.where(nearness < np.quantile(nearness, 0.3))
     want = brute_force(queries[:1], vectors, 10, Metric.COSINE, mask)
     with monkeypatch.context() as patch:
-        patch.setattr("chroma_gpu.index.hnsw._beaten", lambda *given: False)
+        patch.setattr("chroma_gpu.index.guard._beaten", lambda *given: False)
         unguarded = graph.search(queries[:1], 10, mask)
     assert unguarded.guard == "exact" or recall(unguarded, want) < 0.5
     guarded = graph.search(queries[:1], 10, mask)
@@ -75,7 +75,7 @@ def test_too_few_hits_are_caught(clusters, graph, dear_exact, monkeypatch):
 def test_only_the_queries_that_failed_are_scanned(clusters, graph, dear_exact, monkeypatch):
     vectors, queries = clusters
     verdicts = iter([i == 7 for i in range(QUERIES)])
-    monkeypatch.setattr("chroma_gpu.index.hnsw._beaten", lambda *given: next(verdicts))
+    monkeypatch.setattr("chroma_gpu.index.guard._beaten", lambda *given: next(verdicts))
     want = brute_force(queries, vectors, 10, Metric.COSINE)
     got = graph.search(queries, 10)
     assert (got.guard, got.exact) == ("exact", False)

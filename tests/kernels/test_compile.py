@@ -20,8 +20,8 @@ SCRIPT = Path(__file__).with_name("build_variants.py")
 PARTS = 2
 REGISTERS = 65_536
 """Of one multiprocessor, on every architecture here."""
-SPILLED = 16
-"""Bytes of a thread that may lie outside of registers: releases of Triton differ by a word or two; a tile that does not fit spills hundreds."""
+SPILLED = 32
+"""Bytes of a thread that may lie outside of registers: releases of Triton differ by a few words; a tile that does not fit spills hundreds."""
 
 
 def variants_of(path: Path) -> tuple[Variant, ...]:

@@ -184,14 +184,11 @@ def test_lists_that_run_over(device, monkeypatch, way, roomy, rising):
     if not roomy:
         monkeypatch.setattr(module, "LISTS", {"cpu": 1, "cuda": 1})
     made = Lists.empty
-    monkeypatch.setattr(
-        Lists, "empty", lambda n, capacity, *given: made(n, min(capacity, 40) if not made_any else capacity, *given)
-    )
-    made_any = []
+    all_made = []
 
     def once(n, capacity, *given):
-        lists = made(n, capacity if made_any else 40, *given)
-        made_any.append(lists)
+        lists = made(n, capacity if all_made else 40, *given)
+        all_made.append(lists)
         return lists
 
     monkeypatch.setattr(Lists, "empty", once)
@@ -281,6 +278,28 @@ def test_float32_queries_keep_their_precision(device, way, dtype):
 def test_more_queries_than_lists_fit(device, monkeypatch, way):
     monkeypatch.setattr(module, "LISTS", {"cpu": 1 << 10, "cuda": 1 << 10})
     check(way, 100, 3, 130, 2, device=device, how=Config(128, 64, 16, 4, 1, "dot"), lengths=True)
+
+
+def test_tuning_says_which_way_is_taken(device, monkeypatch):
+    pytest.importorskip("triton", reason="Triton is for Linux only")
+    from chroma_gpu.kernels import product_triton
+
+    taken = []
+    for owner in (product_triton.FusedTiles, product_triton.SplitTiles):
+        made = owner.__init__
+        monkeypatch.setattr(
+            owner, "__init__", lambda own, *given, _made=made: taken.append(type(own).__name__) or _made(own, *given)
+        )
+    halves, wholes = (Buffer.of([Chunk(0, torch.ones(40, 3, device=device, dtype=t))]) for t in (torch.float16, torch.float32))
+    queries, slack = torch.ones(2, 3, device=device).half(), torch.zeros(2, device=device)
+    if torch.device(device).type == "cpu":
+        product(queries, halves, 1, slack)
+        assert not taken  # the interpreter is for tests
+    monkeypatch.setattr(module, "has_triton", lambda device: True)
+    for buffer, way in ((halves, "dot"), (halves, "split"), (wholes, "dot")):
+        with trying("product", Config(64, 16, 16, 4, 1, way)):
+            assert len(product(queries, buffer, 1, slack).rows) == 80
+    assert taken == ["FusedTiles", "SplitTiles", "SplitTiles"]
 
 
 def test_nothing_to_scan(device):

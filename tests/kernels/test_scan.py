@@ -163,3 +163,41 @@ def test_nothing_to_scan(device):
     buffer = Buffer.of([])
     for found in (scan(queries, buffer, 10, none), gather(queries, buffer, empty, 10, none)):
         assert len(found.owners) == len(found.rows) == len(found.scores) == 0
+
+
+@pytest.mark.parametrize("codes", [torch.float32, torch.float16, torch.int8])
+@pytest.mark.parametrize("share", [None, 0.05, 0.6])
+def test_codes_errors_and_lengths(device, codes, share):
+    """What survives is every row whose highest score reaches the k-th best lowest one."""
+    rng = np.random.default_rng(3)
+    queries, chunks, _ = table(3_001, 9, 3, device, pieces=(0.1, 0.5, 1.0))
+    errors = rng.choice(np.array([0, 0.5, 4], np.float32), 3_001)
+    lengths = torch.tensor([0.5, 1, 2], device=device)
+    coded = [
+        Chunk(c.start, c.vectors.to(codes), c.gain, c.bias, torch.from_numpy(errors[c.start : c.start + len(c)]).to(device))
+        for c in chunks
+    ]
+    vectors, gain, bias = (
+        torch.cat([getattr(c, each) for c in chunks]).cpu().double().numpy() for each in ("vectors", "gain", "bias")
+    )
+    wide = lengths.cpu().double().numpy()[:, None]
+    scores = wide * (queries.cpu().double().numpy() @ vectors.T) * gain - bias
+    allowed = np.ones(3_001, np.bool_) if share is None else rng.random(3_001) < share
+    words = None if share is None else torch.from_numpy(RowSet.where(allowed).words.view(np.int32).copy()).to(device)
+    rows = np.flatnonzero(allowed)
+    floor = np.sort((scores - wide * errors)[:, rows], axis=1)[:, -10]
+    expected = {(i, int(r)) for i in range(3) for r in rows if (scores + wide * errors)[i, r] >= floor[i] - 1}
+    ones = torch.ones(3, device=device)
+    for limit in (None, 600):
+        found = scan(queries.half(), Buffer.of(coded), 10, ones, words, lengths=lengths, limit=limit)
+        assert pairs(found) == expected
+    listed = torch.from_numpy(rows).to(device)
+    assert pairs(gather(queries, Buffer.of(coded), listed, 10, ones, lengths=lengths)) == expected
+    each = gather(queries, Buffer.of(coded), listed.repeat(3), 10, ones, [len(rows) * i for i in range(4)], lengths=lengths)
+    assert pairs(each) == expected
+
+
+@pytest.mark.parametrize("way", [scan, lambda *given: gather(*given[:2], torch.arange(4), *given[2:])])
+def test_a_k_below_one(way):
+    with pytest.raises(ValueError, match="at least 1"):
+        way(torch.ones(1, 3), Buffer.of([Chunk(0, torch.ones(4, 3))]), 0, torch.zeros(1))

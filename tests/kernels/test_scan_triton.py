@@ -207,7 +207,7 @@ def test_odd_shapes(device, monkeypatch, n, dim, n_queries, k, small):
 
 
 def test_lists_that_run_over(device, monkeypatch, launches):
-    """All rows tie, then all rows but a few lie beyond what the sample shows: twice over, and right all the same."""
+    """All rows tie, or most lie beyond what the sample shows: collected again, in more room or in turns, and right all the same."""
     monkeypatch.setattr(scan_triton, "SMALL", 0)
     buffer = Buffer.of([Chunk(0, torch.ones(9_000, 2, device=device))])
     queries, none = torch.ones(2, 2, device=device), torch.zeros(2, device=device)
@@ -222,12 +222,20 @@ def test_lists_that_run_over(device, monkeypatch, launches):
     launches.clear()
     vectors = torch.zeros(9_000, 2, device=device)
     vectors[2_048:] = 1
-    vectors[5_000, 0] = 9  # one is far ahead, and the sample takes the first rows alone
+    vectors[7_000, 0] = 9  # one is far ahead and gets into the list before it is full; the sample is of the first rows alone
     monkeypatch.setattr(scan_triton, "planned", lambda *_: scan_triton.Plan(False, 4_096, 1, 10))
     with trying("scan", tall):
         found = scan_triton.scan(queries[:1], Buffer.of([Chunk(0, vectors)]), 1, none[:1])
-    assert modes(launches) == [SAMPLE, COLLECT, COLLECT]
-    assert found.rows.tolist() == [5_000]
+    if device == "cpu":  # elsewhere tiles come in any order
+        assert modes(launches) == [SAMPLE, COLLECT, COLLECT]
+    assert found.rows.tolist() == [7_000]
+
+    launches.clear()
+    monkeypatch.setattr(scan_triton, "CROWD", 9_000)
+    with trying("scan", tall):
+        found = scan_triton.scan(queries, buffer, 3, none)
+    assert modes(launches) == [SAMPLE, COLLECT, COLLECT] + 2 * [SAMPLE, COLLECT, COLLECT, COLLECT], "both at once, then in turns"
+    assert found.owners.tolist() == [0] * 9_000 + [1] * 9_000
 
 
 def test_many_queries_take_turns(device, monkeypatch, launches):
@@ -273,12 +281,15 @@ def test_even_chunks_are_not_searched_for(device):
     buffer = Buffer.of([Chunk(0, vectors[:CHUNK]), Chunk(CHUNK, vectors[CHUNK:])])
     assert buffer.even
     assert not Buffer.of([Chunk(0, vectors[:64]), Chunk(64, vectors[64:])]).even
+    long = Buffer.of([Chunk(0, vectors)])
+    assert not long.even
     rows = torch.tensor([5, CHUNK - 1, CHUNK, 2 * CHUNK - 1], device=device)
-    with trying("gather", Config(16, 1, 1, 4, 1, "fma")):
-        found = gather_triton.gather(torch.ones(1, 1, device=device), buffer, rows, 4, torch.zeros(1, device=device))
-    assert dict(zip(found.rows.tolist(), found.scores.tolist(), strict=True)) == {
-        int(row): float(row % 1_009) for row in rows.tolist()
-    }
+    for each in (buffer, long):
+        with trying("gather", Config(16, 1, 1, 4, 1, "fma")):
+            found = gather_triton.gather(torch.ones(1, 1, device=device), each, rows, 4, torch.zeros(1, device=device))
+        assert dict(zip(found.rows.tolist(), found.scores.tolist(), strict=True)) == {
+            int(row): float(row % 1_009) for row in rows.tolist()
+        }
 
 
 @pytest.mark.parametrize("small", [8192, 0], ids=["every", "sample"])

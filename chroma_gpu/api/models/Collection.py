@@ -19,6 +19,7 @@ from chroma_gpu.api.types import (
     WhereDocument,
 )
 from chroma_gpu.embed import validate_embedding_function
+from chroma_gpu.embed.kept import Kept
 from chroma_gpu.embed.progress import Progress, listener
 from chroma_gpu.engine.repair import Repair
 from chroma_gpu.records import Column, Mode, RecordBatch
@@ -235,8 +236,11 @@ class Collection(CollectionReads):
 
         def write(rebuilt: int) -> None:
             with validate.within(str(mode)):
-                vectors = self._vectors(given, embeddable, progress) if embeddable else given.vectors
-            batch = RecordBatch(given.ids, vectors, given.documents, metadatas, given.uris)
+                own = embeddable and given.vectors is None
+                kept = Kept(on) if own and (on := self._engine.devices) else None
+                vectors = self._vectors(given, embeddable, progress, kept) if embeddable else given.vectors
+            resident = () if kept is None else kept.blocks
+            batch = RecordBatch(given.ids, vectors, given.documents, metadatas, given.uris, resident)
             with self._explained(vectors is given.vectors):
                 self._engine.write(self.id, batch, mode, rebuilt=None if vectors is given.vectors else rebuilt)
 

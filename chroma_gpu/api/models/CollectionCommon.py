@@ -27,6 +27,7 @@ from chroma_gpu.api.types import (
     Schema,
 )
 from chroma_gpu.embed import SparseEmbeddingFunction, embed_texts, validate_embedding_function
+from chroma_gpu.embed.kept import Kept
 from chroma_gpu.embed.progress import Progress
 from chroma_gpu.embed.sparse import validate_sparse_vectors
 from chroma_gpu.embed.texts import BATCH
@@ -199,14 +200,16 @@ class CollectionCommon:
         )
         return f"<table><caption>Collection {html.escape(self.name)}</caption>{rows}</table>"
 
-    def _vectors(self, given: validate.Given, embeddable: tuple[str, ...], progress: Progress = None) -> Vectors:
-        """The given vectors, else those of the one column that can be embedded."""
+    def _vectors(
+        self, given: validate.Given, embeddable: tuple[str, ...], progress: Progress = None, kept: Kept | None = None
+    ) -> Vectors:
+        """The given vectors, else those of the one column that can be embedded; ``kept`` as in ``embed_texts``."""
         if given.vectors is not None:
             return given.vectors
         named = {"documents": given.documents, "images": given.images, "uris": given.uris}
         name = validate.exactly_one(named, embeddable)
         inputs: Any = named[name]
-        return self._embed(self._load(inputs) if name == "uris" else inputs, progress=progress)
+        return self._embed(self._load(inputs) if name == "uris" else inputs, progress=progress, kept=kept)
 
     def _queries(self, embeddings: Any, texts: Any, images: Any, uris: Any) -> Any:
         """Query vectors [q, dim], or what has to be embedded to get them. Embeddings win over anything else, as in Chroma."""
@@ -228,8 +231,9 @@ class CollectionCommon:
         name = validate.exactly_one(given, ("documents", "images", "uris"))
         return self._load(given["uris"]) if name == "uris" else given[name]
 
-    def _embed(self, input: Any, is_query: bool = False, progress: Progress = None) -> Vectors:
-        return embed_texts(self._function(), input, query=is_query, progress=progress, batch=BATCH if progress else None)
+    def _embed(self, input: Any, is_query: bool = False, progress: Progress = None, kept: Kept | None = None) -> Vectors:
+        batch = BATCH if progress else None
+        return embed_texts(self._function(), input, query=is_query, progress=progress, batch=batch, kept=kept)
 
     def _sparse_keys(self) -> dict[str, SparseKey]:
         """The metadata keys with a sparse index. Their embedding functions are made once."""

@@ -152,6 +152,11 @@ class Server(ServerAPI):
         """The records of a collection; nothing is asked before one of its methods is called."""
         yield RemoteTable(self._http, self._route(collection))
 
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """None: vectors are sent to the server."""
+        return ()
+
     def write(self, collection: UUID, batch: RecordBatch, mode: Mode, *, rebuilt: int | None = None) -> None:
         """One request, or one for each part of a batch that is too large for one. See ``Writes.send``."""
         self._writes.send((*self._route(collection), str(mode)), batch)

@@ -57,7 +57,8 @@ def _slice(batch: RecordBatch, start: int, stop: int) -> RecordBatch:
     if (start, stop) == (0, len(batch)):
         return batch
     columns: list[Any] = [batch.vectors, batch.documents, batch.metadatas, batch.uris]
-    return RecordBatch(batch.ids[start:stop], *(None if column is None else column[start:stop] for column in columns))
+    vectors, documents, metadatas, uris = (None if column is None else column[start:stop] for column in columns)
+    return RecordBatch(batch.ids[start:stop], vectors, documents, metadatas, uris)
 
 
 def _say_how_far(error: ChromaError | ValueError, done: int, of: int) -> None:

@@ -85,8 +85,7 @@ class OnDevice:
         )  # fmt: skip
         all_pass, whole = asked == size, within is self._live
         alive = self._words(within) if whole and not all_pass else None
-        rows = min(index.rows, size)
-        words = predicate(test, [columns[key].first(rows) for key in needed], size, alive)
+        words = predicate(test, [columns[key].first(index.rows) for key in needed], size, alive)
         words = self._with_overlay(expr, words, within)
         found = RowSet(words.cpu().numpy().view(np.uint64), size)
         if whole or all_pass:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from chroma_gpu.index.gpu_cost import Card, Search, predicted
+from chroma_gpu.index.gpu_cost import Card, Search, listed_pays
 from chroma_gpu.records import Metric
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ def reads_a_list(card: Card, rows: int, dim: int, codes: str, queries: int, pass
 
     codes  a ``Layout`` as text: what is scanned comes first
     """
-    asked = Search(rows, dim, codes.partition("+")[0], queries, passing)
-    return passing < rows and predicted(card, replace(asked, listed=True)) < predicted(card, asked)
+    return listed_pays(card, Search(rows, dim, codes.partition("+")[0], queries, passing))
 
 
 def chosen(

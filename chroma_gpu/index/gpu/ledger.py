@@ -56,12 +56,17 @@ class Ledger:
             kept = (held.nbytes for held in self._book(device).values() if not (searched_before or 0) > held.searched)
             return budget - sum(kept)
 
-    def reserve(self, holder: Holder, device: str, nbytes: int, budget: int, searched_before: int | None = None) -> None:
+    def reserve(
+        self, holder: Holder, device: str, nbytes: int, budget: int, searched_before: int | None = None, *, spare: bool = False
+    ) -> None:
         """Write down that a holder is about to take more of a device. Those who were not searched for longest let go if they must.
 
         searched_before  only those who were last searched before this moment have to; None for everyone
+        spare            what the holder has can be done without: it goes before all others, counts as free, and only its like make room
         Raises           NoRoom; nobody has let go then
         """
+        if spare:
+            searched_before = 0
         with self._lock:
             book = self._book(device)
             missing = sum(held.nbytes for held in book.values()) + nbytes - budget
@@ -76,7 +81,7 @@ class Ledger:
                 raise NoRoom(f"{nbytes:,} bytes more do not fit on {device}, of which {budget:,} may be held")
             for other in leaving:
                 del book[other]
-            book.setdefault(holder, _Held(0, self._clock)).nbytes += nbytes
+            book.setdefault(holder, _Held(0, -1 if spare else self._clock)).nbytes += nbytes
         for other in leaving:
             other.release()
 

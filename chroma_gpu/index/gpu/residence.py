@@ -18,11 +18,12 @@ from chroma_gpu.index import answers, exact
 from chroma_gpu.index.gpu.codes import LADDERS, Layout, chosen, reads_a_list
 from chroma_gpu.index.gpu.ledger import LEDGER, Ledger, NoRoom
 from chroma_gpu.index.gpu.masks import MASKS
+from chroma_gpu.index.gpu.offered import Offered
 from chroma_gpu.index.gpu.rows import Released
 from chroma_gpu.index.gpu.shards import Shards, Snapshot, settled
 from chroma_gpu.index.gpu_cost import Card
 from chroma_gpu.index.growing import Growing
-from chroma_gpu.records import Hits, Metric, Vectors, VectorSource
+from chroma_gpu.records import DeviceBlock, Hits, Metric, Vectors, VectorSource
 from chroma_gpu.rowset import RowSet
 
 
@@ -48,6 +49,7 @@ class Residence:
         self._ladder, self._rerank = LADDERS[codes], rerank
         self._limit, self._ledger = limit, ledger
         self._budgets = tuple(ledger.budget(name, limit) for name in self.names)
+        self._offered = Offered(ledger, dict(zip(self.names, self._budgets, strict=True)))
         self._card = Card.of(devices.model(self.names[0]))
         self._filling = threading.Lock()
         self._shards: Shards | None = None
@@ -67,6 +69,11 @@ class Residence:
         """Whether no device will have the rows any more."""
         return not self._ladder
 
+    def offer(self, block: DeviceBlock) -> None:
+        """Vectors of rows to come, ``block.first`` on, that a device has already: ``fill`` need not upload them, if they are still there."""
+        if self._ladder and not self._closed:
+            self._offered.put(block)
+
     def fill(self, stop: int, searched_before: int | None = None) -> None:
         """Bring rows up to ``stop`` to the devices, if that is possible. A table that had to go comes back with a search, not here.
 
@@ -74,34 +81,10 @@ class Residence:
         Raises           DeviceError if a device failed
         """
         with self._filling:
-            if self._shards is not None and self._shards.released:
-                self._let_go()
-                self._evicted = True
-            if self._evicted and searched_before is None:
-                return
-            while self._ladder and not self._closed:
-                layout = self._shards.layout if self._shards else self._layout(searched_before)
-                if layout is None:
-                    if searched_before is None:
-                        self._give_up()
-                    return
-                try:
-                    self._shards = self._shards or self._new(layout)
-                    self._shards.add(self._source, stop, len(self._source), searched_before)
-                    self._evicted = False
-                    return
-                except Released:
-                    self._let_go()
-                    self._evicted = True
-                    return
-                except NoRoom:
-                    self._let_go()
-                    if searched_before is not None:
-                        return
-                    self._step_down(layout, warn=False)
-                except Exception as error:
-                    self._let_go()
-                    self._fail(error, layout)
+            try:
+                self._fill(stop, searched_before)
+            finally:
+                self._offered.passed(stop)
 
     def search(
         self, queries: Vectors, norms: npt.NDArray[np.float32], n: int, k: int, mask: RowSet | None, passing: int
@@ -140,9 +123,40 @@ class Residence:
         """Give the memory back at once; the host answers from now on. Idempotent."""
         self._closed, self._ladder = True, ()
         self._let_go()
+        self._offered.clear()
         self.wait()
         with self._filling:
             self._let_go()
+
+    def _fill(self, stop: int, searched_before: int | None) -> None:
+        if self._shards is not None and self._shards.released:
+            self._let_go()
+            self._evicted = True
+        if self._evicted and searched_before is None:
+            return
+        while self._ladder and not self._closed:
+            layout = self._shards.layout if self._shards else self._layout(searched_before)
+            if layout is None:
+                if searched_before is None:
+                    self._give_up()
+                return
+            try:
+                self._shards = self._shards or self._new(layout)
+                self._shards.add(self._source, stop, len(self._source), searched_before, self._offered)
+                self._evicted = False
+                return
+            except Released:
+                self._let_go()
+                self._evicted = True
+                return
+            except NoRoom:
+                self._let_go()
+                if searched_before is not None:
+                    return
+                self._step_down(layout, warn=False)
+            except Exception as error:
+                self._let_go()
+                self._fail(error, layout)
 
     def _found(
         self, shards: Shards, snapshot: Snapshot, queries: Vectors, norms: npt.NDArray[np.float32], n: int, k: int, mask: RowSet | None,
@@ -225,6 +239,7 @@ class Residence:
         if devices.is_out_of_memory(error):
             error.__traceback__ = None  # its frames hold tensors
             MASKS.clear()
+            self._offered.clear()
             devices.free_cached_memory()
             self._step_down(layout, warn=True)
         elif devices.is_lost(error):

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from chroma_gpu.index.gpu.codes import Codes, Layout
 from chroma_gpu.index.gpu.ledger import Ledger
+from chroma_gpu.index.gpu.offered import NOTHING, Offered
 from chroma_gpu.index.gpu.staging import staging_of
 from chroma_gpu.records import Metric, Rows, Vectors
 
@@ -106,12 +107,14 @@ class DeviceRows:
         return chunk % self._of == self._number
 
     def add(
-        self, first: int, vectors: Vectors, aside: npt.NDArray[np.bool_], expected: int, searched_before: int | None = None
-    ) -> None:
+        self, first: int, vectors: Vectors, aside: npt.NDArray[np.bool_], expected: int, searched_before: int | None = None,
+        offered: Offered = NOTHING,
+    ) -> None:  # fmt: skip
         """Append rows [first, first + n) of the table, all of one of the chunks kept here, which has the rows before.
 
         aside     [n] bool: rows that no scan is to find
         expected  rows that the table will soon have: a chunk that these fill is allocated whole
+        offered   what the device may have of these vectors already: that is not uploaded
         Raises    NoRoom, Released, torch.OutOfMemoryError
         """
         from chroma_gpu.kernels.buffer import CHUNK
@@ -121,18 +124,22 @@ class DeviceRows:
         stop = first - start + len(vectors)
         if first == start:
             self._grow(start, max(stop, min(CHUNK, expected - start)), searched_before)
-        step = self._staging.rows(self._dim)
-        for done in range(0, len(vectors), step):
-            few, marks = vectors[done : done + step], aside[done : done + step]
-            place = first - start + done
-            filling = self._grow(start, place + len(few), searched_before)
+        for begin, end, there in offered.pieces(first, first + len(vectors), self.name, self._staging.rows(self._dim)):
+            few, marks = vectors[begin - first : end - first], aside[begin - first : end - first]
+            place = begin - start
+            filling = self._grow(start, end - start, searched_before)
 
             def written(moved: Tensor, aside: Tensor | None, filling: _Filling = filling, place: int = place) -> None:
                 for chunk in filling.chunks():
                     quantise(moved, chunk, place, self._metric, aside)
 
-            self._staging.upload(few, marks, written)
-            filling.rows = place + len(few)
+            # Asked for only now: making room may have cost what was offered.
+            block = None if there is None else there.block(begin, end)
+            if block is None:
+                self._staging.upload(few, marks, written)
+            else:
+                self._staging.take(block, marks, written)
+            filling.rows = end - start
 
     def set_aside(self, rows: Rows) -> None:
         """No scan finds these earlier rows any more, be it of an older snapshot; rows of other devices are skipped."""

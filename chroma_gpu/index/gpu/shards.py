@@ -17,6 +17,7 @@ from chroma_gpu.index.gpu.bounds import Aside
 from chroma_gpu.index.gpu.codes import Codes, Layout
 from chroma_gpu.index.gpu.ledger import Ledger
 from chroma_gpu.index.gpu.masks import MASKS
+from chroma_gpu.index.gpu.offered import NOTHING, Offered
 from chroma_gpu.index.gpu.rows import DeviceRows, Part, Released
 from chroma_gpu.index.gpu.staging import on
 from chroma_gpu.index.growing import Growing
@@ -118,9 +119,12 @@ class Shards:
         """Whether a device has let go of its rows: then nothing is to be found any more."""
         return any(holder.released for holder in self.holders)
 
-    def add(self, source: VectorSource, stop: int, expected: int, searched_before: int | None = None) -> None:
+    def add(
+        self, source: VectorSource, stop: int, expected: int, searched_before: int | None = None, offered: Offered = NOTHING
+    ) -> None:
         """Append rows up to ``stop``, whose norms are there; each chunk can be found when it is uploaded.
 
+        offered  what devices may have of these vectors already
         Raises  as ``DeviceRows.add``; what is here has to be released then
         """
         from chroma_gpu.kernels.buffer import CHUNK
@@ -132,7 +136,7 @@ class Shards:
             for holder in self.holders:
                 holder.set_aside(late)
                 if holder.mine(first // CHUNK):
-                    holder.add(first, source.block(first, last), aside, expected, searched_before)
+                    holder.add(first, source.block(first, last), aside, expected, searched_before, offered)
             parts = [holder.part(certified=self.certified) for holder in self.holders]
             self.snapshot = Snapshot(last, tuple(part for part in parts if part is not None), self.aside.longest)
             if self.released:

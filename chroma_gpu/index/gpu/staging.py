@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from chroma_gpu.records import Vectors
+from chroma_gpu.records import DeviceBlock, Vectors
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +61,18 @@ class Staging:
                 moved = part.to(self._device, non_blocking=True)
                 read.record(self._stream)
                 into(moved, None if marks is None else marks.to(self._device))
+
+    def take(self, block: DeviceBlock, aside: npt.NDArray[np.bool_], into: Callable[[Tensor, Tensor | None], None]) -> None:
+        """``upload`` of vectors that are on the device already: nothing is sent but what is set aside."""
+        import torch
+
+        marks = torch.from_numpy(aside.copy()) if aside.any() else None
+        with self.queued():
+            if self._cuda:
+                if block.ready is not None:
+                    self._stream.wait_event(block.ready)
+                block.vectors.record_stream(self._stream)
+            into(block.vectors, None if marks is None else marks.to(self._device))
 
     @contextmanager
     def queued(self) -> Iterator[None]:
