@@ -187,3 +187,45 @@ def test_on_a_gpu_codes_pay_by_their_bytes_and_halves_in_large_batches(card):
 def test_no_search_is_expected_to_beat_its_limit(card, codes, queries, passing):
     search = Search(10 * MILLION, 384, codes, queries, passing)
     assert whole(card, search) > limit(card, search) > 0
+
+
+def test_a_card_is_known_by_its_model():
+    assert Card.of("NVIDIA A100-SXM4-80GB").name == "A100"
+    assert Card.of("Tesla T4").name == "T4"
+    assert Card.of("NVIDIA GeForce RTX 5090") == Card.unknown()
+
+
+def test_k_is_at_most_the_candidates_and_every_way_is_told():
+    taken = plan(7, 50_000, 100, 1, 384, [CODES])
+    assert taken.k == 7
+    assert set(costs_of(taken)) == {"gather", "scan", "index(codes)"}
+    assert list(costs_of(taken).values()) == sorted(costs_of(taken).values())
+    assert "7 of 50,000 rows" in str(taken)
+
+
+@pytest.mark.parametrize(
+    ("index", "rows", "faiss", "gpu", "kinds"),
+    [
+        ("auto", 100, True, False, ()),
+        ("auto", 50_000, True, False, ("codes",)),
+        ("auto", 300_000, True, False, ("codes", "hnsw")),
+        ("auto", 50_000, False, False, ("flat",)),
+        ("auto", 50_000, True, True, ("flat",)),
+        ("flat", 50_000, True, False, ("flat",)),
+        ("codes", 10**6, True, True, ("codes",)),
+        ("hnsw", 3_000, True, False, ("codes", "hnsw")),
+    ],
+)
+def test_which_indexes_are_kept(index, rows, faiss, gpu, kinds):
+    assert wanted(Settings(index=index), rows, faiss=faiss, gpu=gpu) == kinds
+
+
+def test_where_what_is_near_is_ruled_out_approximate_ways_cost_the_exact_one_too():
+    blind = plan(500_000, MILLION, 10, 1, 128, BOTH)
+    warned = plan(500_000, MILLION, 10, 1, 128, BOTH, missing=1.0)
+    assert blind.recall != 1.0
+    assert warned.recall == 1.0
+    costs = {str(each): each.cost for each in warned.considered}
+    assert costs["index(codes)"] > {str(each): each.cost for each in blind.considered}["index(codes)"]
+    assert "index(hnsw)" not in costs
+    assert plan(500_000, MILLION, 10, 1, 128, BOTH, missing=0.3).name == blind.name

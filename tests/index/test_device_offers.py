@@ -15,7 +15,7 @@ from benchmarks.datasets import folded
 from chroma_gpu.index import IndexSpec, exact, offer
 from chroma_gpu.index import flat as flat_module
 from chroma_gpu.index.flat import FlatIndex
-from chroma_gpu.index.gpu import offered, residence, rows
+from chroma_gpu.index.gpu import residence, rows
 from chroma_gpu.index.gpu.ledger import LEDGER, Ledger
 from chroma_gpu.index.gpu.offered import LEAST, Offered
 from chroma_gpu.index.gpu.residence import Residence
@@ -196,13 +196,13 @@ class Place:
 
 def test_blocks_go_before_anything_else(device, sent):
     ledger = Ledger()
-    place = Place(device, ledger, 250_000)
+    place = Place(device, ledger, 200_000)
     for first in range(0, N, 650):
         place.it.offer(block(device, first, first + 650))
     offers = place.it._offered
     assert len(offers) == 3  # the oldest made room for the newest
-    assert ledger.free(device, 250_000) == 250_000
-    other = Place(device, ledger, 250_000)
+    assert ledger.free(device, 200_000) == 200_000
+    other = Place(device, ledger, 200_000)
     other.it.fill(N)
     assert other.it.layout is not None
     assert len(offers) < 3
@@ -285,8 +285,8 @@ def test_blocks_come_while_rows_are_taken(device, sent, monkeypatch):
 
 def test_pieces_cover_every_row_once():
     book = Offered(Ledger(), {"cpu": 1 << 30})
-    monkey = [(10, 100), (100, 230), (500, 600)]
-    for first, stop in monkey:
+    spans = [(10, 100), (100, 230), (500, 600)]
+    for first, stop in spans:
         book.put(block("cpu", first, stop))
     for start, stop in ((0, 700), (50, 550), (110, 120), (240, 480)):
         pieces = list(book.pieces(start, stop, "cpu", 40))
@@ -294,8 +294,7 @@ def test_pieces_cover_every_row_once():
         assert pieces[-1][1] == stop
         assert all(0 < end - begin <= 40 for begin, end, _ in pieces)
         for begin, end, there in pieces:
-            inside = any(first <= begin and end <= last for first, last in monkey)
+            inside = any(first <= begin and end <= last for first, last in spans)
             assert (there is not None) == inside
             if there is not None:
                 np.testing.assert_array_equal(there.block(begin, end).vectors.numpy(), VECTORS[begin:end])
-    assert offered.NOTHING._budgets == {}
