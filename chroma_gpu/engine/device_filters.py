@@ -66,8 +66,8 @@ class DeviceFilters:
 
     def _on_device(self) -> DeviceColumns | None:
         """The columns on the first of the devices that have the vectors; none while the host has to search them."""
-        on = next((each for each in self._indexes.choices() if each.spec.kind == "flat" and each.traits.device != "cpu"), None)
-        if on is None:
+        on = next((each for each in self._indexes.choices() if each.spec.kind == "flat"), None)
+        if on is None or on.traits.device in ("cpu", "mps"):  # mps has no float64
             return None
         with self._lock:
             if self._columns is None and not self._off:

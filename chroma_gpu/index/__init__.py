@@ -43,12 +43,20 @@ class Traits:
     concurrent_add  rows may be added while other threads search; otherwise the caller holds searches back
     device          where the work is done: "cpu", "cuda", "cuda:1", ...; several with commas between them
     codes           what a device keeps of the rows, "float16", "int8+float32", ...; None where it keeps nothing
+    filters_inside  a mask is honoured while rows are looked for; otherwise more are fetched than asked for, and looked at afterwards
+    largest_k       most rows that can be fetched at once; the exact scan answers what needs more. None: no end
+    reads           share of its rows that it looks at for one query and ten neighbours
+    recall          share of the neighbours that it was seen to find without a mask; None if nobody has looked
     """
 
     exact: bool
     concurrent_add: bool
     device: str
     codes: str | None = None
+    filters_inside: bool = True
+    largest_k: int | None = None
+    reads: float = 1.0
+    recall: float | None = None
 
 
 class Index(Protocol):
@@ -94,6 +102,8 @@ INDEX_KINDS: Final[Mapping[str, str]] = {
     "flat": "chroma_gpu.index.flat:FlatIndex",
     "codes": "chroma_gpu.index.codes:CodesIndex",
     "hnsw": "chroma_gpu.index.hnsw:HnswIndex",
+    "ivf": "chroma_gpu.index.ivf:IvfIndex",
+    "ivf_pq": "chroma_gpu.index.ivf:IvfIndex",
 }
 """Where each kind lives. A new kind is a file and a line here."""
 

@@ -19,6 +19,10 @@ LONG: Final = 20_000
 """Length of a graph's list of candidates at which keeping it costs as much as visiting its nodes."""
 
 
+CODED: Final = 4
+"""A byte of a code in a list, looked up by one core, as a multiple of a coordinate that two read in order."""
+
+
 @dataclass(frozen=True, slots=True)
 class Costs:
     """Microseconds of the steps that searches consist of, and how often some are done again. A coordinate is one of a row's floats.
@@ -113,6 +117,17 @@ class Costs:
         """One query through a graph."""
         walk = ef * (self.hop + dim * self.visit) * (1 + ef / LONG)
         return self.rerank + walk + fetch * self.fetched + (self.drawn if masked else 0.0)
+
+    def lists(self, rows: int, dim: int, code: int | None, centres: int, probes: int, fetch: int, device: str = "cpu") -> float:
+        """One query through inverted lists.  code: bytes of a row's code, None for its vector
+
+        On a card only what the host does afterwards counts, and one call: reading lists takes it less, which no card has confirmed.
+        """
+        after = self.rerank + fetch * self.fetched
+        if device != "cpu":
+            return self.call + after
+        read = dim * 2 * self.read if code is None else code * CODED * self.read
+        return after + centres * dim * 2 * self.read + rows * probes / centres * read
 
     def graph_ef(self, ef_search: int, k: int, rows: int, passing: int) -> tuple[int, int]:
         """(fetch, ef): how many rows a graph is asked for, and how long its list of candidates is, longer by what the mask leaves out."""

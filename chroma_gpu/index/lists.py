@@ -19,6 +19,7 @@ from chroma_gpu.index.faiss_library import Shared, load_faiss, selector
 from chroma_gpu.records import Metric, Vectors
 from chroma_gpu.rowset import RowSet
 
+FLAT: Final = "ivf"
 PQ: Final = "ivf_pq"
 
 SAMPLED: Final = 40
@@ -116,13 +117,13 @@ class Lists:
 
     def centres(self) -> Vectors:
         """[lists, width] float32."""
-        quantiser = self._on_host().quantizer
+        quantiser = self.on_host().quantizer
         centres: Vectors = quantiser.reconstruct_n(0, quantiser.ntotal)
         return centres
 
     def numbers(self) -> npt.NDArray[np.int32]:
         """[n] the list of each row."""
-        faiss, index = load_faiss(), self._on_host()
+        faiss, index = load_faiss(), self.on_host()
         numbers = np.empty(index.ntotal, np.int32)
         for number in range(self.lists):
             size = index.invlists.list_size(number)
@@ -132,12 +133,9 @@ class Lists:
                 index.invlists.release_ids(number, ids)
         return numbers
 
-    def _on_host(self) -> Any:
+    def on_host(self) -> Any:
+        """The index of FAISS, for a checkpoint: a copy if it is on a device."""
         return self._rows.on_host() if isinstance(self._rows, OnCard) else self._rows.index
-
-    def saved(self) -> Any:
-        """The index of FAISS, on the host, for a checkpoint."""
-        return self._on_host()
 
     def _wide(self, vectors: Vectors) -> Vectors:
         if vectors.shape[1] == self._width:
@@ -175,15 +173,16 @@ def train(kind: str, metric: Metric, sample: Vectors, lists: int, device: str = 
 
 
 def restored(
-    kind: str, metric: Metric, dim: int, centres: Vectors, numbers: npt.NDArray[np.int32], block: Callable[[int, int], Vectors]
+    metric: Metric, dim: int, centres: Vectors, numbers: npt.NDArray[np.int32], block: Callable[[int, int], Vectors]
 ) -> Any:
-    """The index of the host that had these centres and rows in these lists.  block: the vectors of rows, as they were added
+    """The index of vectors on the host that had these centres and rows in these lists.  block: the vectors of rows, as they were added
 
     Raises   StoreError if they do not fit each other
     """
-    if centres.ndim != 2 or centres.shape[1] != dim or not len(centres) or (len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(centres)):
+    fit = centres.ndim == 2 and centres.shape[1] == dim and len(centres)
+    if not fit or (len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(centres)):
         raise StoreError("the checkpoint's centres do not fit its lists.", hint="Delete it: the index is built again.")
-    index = _blank(kind, metric, dim, len(centres))
+    index = _blank(FLAT, metric, dim, len(centres))
     index.quantizer.add(np.ascontiguousarray(centres))
     index.is_trained = True
     step = 1 << 14
@@ -196,7 +195,9 @@ def restored(
 def _blank(kind: str, metric: Metric, dim: int, lists: int) -> Any:
     faiss = load_faiss()
     width = width_of(kind, dim)
-    by, quantiser = (faiss.METRIC_L2, faiss.IndexFlatL2) if metric is Metric.L2 else (faiss.METRIC_INNER_PRODUCT, faiss.IndexFlatIP)
+    by, quantiser = (
+        (faiss.METRIC_L2, faiss.IndexFlatL2) if metric is Metric.L2 else (faiss.METRIC_INNER_PRODUCT, faiss.IndexFlatIP)
+    )
     centres = quantiser(width)
     if kind == PQ:
         index = faiss.IndexIVFPQ(centres, width, lists, groups_of(dim), 8, by)

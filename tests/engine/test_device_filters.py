@@ -81,7 +81,7 @@ def test_filters_on_a_device_find_what_a_look_at_every_record_finds(device, monk
     monkeypatch.setattr(predicate, "predicate", counted)
     monkeypatch.setattr(folding, "FOLD_ROWS", 3)
     run_state_machine_as_test(type("Machine", (Histories,), {}), settings=profile(max_examples=40, stateful_step_count=25))
-    assert len(asked) > 100
+    assert len(asked) > 10, "else this says nothing of the device"
 
 
 def test_an_explanation_says_which_conditions_were_answered_there(opened):
@@ -148,6 +148,13 @@ def test_the_setting_leaves_filters_to_the_host(opened):
     _, collection = opened(device_filters=False)
     said = collection.explain(query_embeddings=VECTORS[5], n_results=5, where={"part": {"$lt": 60}})
     assert said.filter.how == "index"
+
+
+def test_devices_without_float64_are_not_asked(opened, monkeypatch):
+    _, collection = opened()
+    choice = Choice(IndexSpec("flat", Metric.L2, DIM), Traits(exact=True, concurrent_add=True, device="mps"), N)
+    monkeypatch.setattr(Indexes, "choices", lambda self: [choice])
+    assert len(collection.get(where={"part": {"$lt": 60}}, include=[])["ids"]) == N * 60 // 100
 
 
 def test_columns_are_in_the_books_and_leave_them_with_their_table(opened, name):

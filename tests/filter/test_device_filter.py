@@ -193,6 +193,12 @@ def test_the_words_of_live_rows_are_asked_for_only_where_rows_died(table):
     assert table.sent == 1
 
 
+def test_rows_that_died_are_not_found_wherever_they_are(table):
+    table.holds([{"n": 1}] * 5, [{"n": 1}] * 4, {1: {"n": 1}, 2: {"n": 1}}, live=[0, 2, 4, 6, 8])
+    assert table.ask(Eq("n", 1)) == ([0, 2, 4, 6, 8], [How.DEVICE])
+    assert table.ask(Ne("n", 2)) == ([0, 2, 4, 6, 8], [How.DEVICE])
+
+
 # ---- what is kept
 
 
@@ -313,7 +319,7 @@ def test_fields_of_many_different_strings_stay_in_the_index(table, monkeypatch):
 
 
 def test_memory_that_others_need_is_given_back_at_once(table, monkeypatch):
-    table.holds([{"n": row} for row in range(9)])
+    table.holds([{"n": row, "m": 1} for row in range(9)])
     table.ask(Gt("n", 6))
     assert table.room.left < table.room.all
     table.columns.drop()
@@ -321,11 +327,12 @@ def test_memory_that_others_need_is_given_back_at_once(table, monkeypatch):
     put = module.DeviceColumn.put
 
     def dropped_meanwhile(*given):
+        monkeypatch.setattr(module.DeviceColumn, "put", put)
         table.columns.drop()
         put(*given)
 
     monkeypatch.setattr(module.DeviceColumn, "put", dropped_meanwhile)
-    assert table.ask(Gt("n", 6)) == ([7, 8], [How.DEVICE])
+    assert table.ask(And((Gt("n", 6), Eq("m", 1)))) == ([7, 8], [How.DEVICE])
     assert (table.room.left, table.columns.nbytes) == (table.room.all, 0)
 
 

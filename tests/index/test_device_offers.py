@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -268,7 +269,7 @@ def test_blocks_come_while_rows_are_taken(device, sent, monkeypatch):
     ready = threading.Semaphore(0)
 
     def writing():
-        for first, stop in zip(steps, steps[1:], strict=False):
+        for first, stop in pairwise(steps):
             offer(index, block(device, first, stop))
             ready.release()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -171,6 +173,27 @@ def test_sample_and_parts(device, monkeypatch, way, mask):
         assert [part.step for part, _ in counting.parts] == [8, 1]
     seen = sorted(number for part, _ in counting.parts for number in part.numbers())
     assert seen == list(range(counting.parts[0][1])), "every tile once"
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("share", [None, 0.2, 0.9])
+def test_a_sample_is_of_lower_ends_of_rows_that_may_be_found(device, monkeypatch, way, share):
+    queries, chunks, scores, bias, errors = table(700, 5, 3, device)
+    how = small(monkeypatch, way)
+    words, allowed = None, np.ones(700, bool)
+    if share is not None:
+        allowed = np.random.default_rng(1).random(700) < share
+        words = torch.from_numpy(RowSet.where(allowed).words.view(np.int32).copy()).to(device)
+    need(way)
+    buffer = Buffer.of(chunks)
+    lengths = torch.tensor([0.5, 1.0, 2.0], device=device)
+    with trying("product", how):
+        tiles = module._tiles(queries.half(), buffer, module._chosen(buffer, words, None), lengths, way)
+    long = lengths.cpu().double().numpy()[:, None]
+    for line, lowest in zip(tiles.sample(64).tolist(), (long * (scores - errors) - bias)[:, allowed].tolist(), strict=True):
+        sampled = Counter(each for each in line if each > -np.inf)
+        assert sampled <= Counter(lowest)
+        assert sampled.total() >= 20
 
 
 @pytest.mark.parametrize("way", WAYS)

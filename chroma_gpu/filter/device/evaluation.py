@@ -80,9 +80,7 @@ class OnDevice:
         if columns is None:
             return None
         places = {key: place for place, key in enumerate(needed)}
-        test = test_of(
-            expr, places, index.columns, lambda key, values: codes_of(index, key[1], columns[key], values)
-        )  # fmt: skip
+        test = test_of(expr, places, index.columns, lambda key, values: codes_of(index, key[1], columns[key], values))
         all_pass, whole = asked == size, within is self._live
         alive = self._words(within) if whole and not all_pass else None
         words = predicate(test, [columns[key].first(index.rows) for key in needed], size, alive)
