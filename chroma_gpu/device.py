@@ -215,7 +215,15 @@ def is_lost(error: BaseException) -> bool:
         and not is_out_of_memory(error)
         and any(
             phrase in text
-            for phrase in ("cuda error", "device-side assert", "hip error", "uncorrectable ecc", "driver shutting down")
+            for phrase in (
+                "cuda error",
+                "device-side assert",
+                "hip error",
+                "uncorrectable ecc",
+                "driver shutting down",
+                "triton error [cuda]",
+                "triton error [hip]",
+            )
         )
     )
 

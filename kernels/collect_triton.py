@@ -40,7 +40,12 @@ _LOW: tl.constexpr = tl.constexpr(LOW)
 _ENTIRE: tl.constexpr = tl.constexpr(ENTIRE)
 
 
-@triton.jit
+# Numbers that change from search to search are not compiled in: 1, and what is divisible by 16, would each be a kernel of its own.
+@triton.jit(
+    do_not_specialize=[
+        "base", "origin", "n_chunks", "n_words", "n_listed", "n_tiles", "n_queries", "n_samples", "chunk_tiles", "capacity"
+    ]
+)  # fmt: skip
 def score(
     places,  # [chunks, 6] int64
     queries,  # [q, QUERY_STRIDE]; where SPLIT, as ``halve`` leaves them

@@ -17,6 +17,9 @@ from torch import Tensor
 _BUILT: dict[tuple[Any, ...], Any] = {}
 """What was compiled, by kernel, device, constants and how the arguments are specialised. Only ever filled with the same value twice."""
 
+COMPILING = threading.Lock()
+"""Held by whoever may compile: Triton does not stand several threads that do, and its interpreter none at all."""
+
 
 def launch(
     kernel: Any, grid: tuple[int, int, int], *given: Any, num_warps: int = 4, num_stages: int = 3, **constants: Any
@@ -41,7 +44,8 @@ def launch(
     key = (id(kernel), device, num_warps, num_stages, *constants.values(), *kinds)
     built = _BUILT.get(key)
     if built is None:
-        compiled = kernel[grid](*given, num_warps=num_warps, num_stages=num_stages, **constants)
+        with COMPILING:
+            compiled = kernel[grid](*given, num_warps=num_warps, num_stages=num_stages, **constants)
         if compiled is not None:  # the interpreter gives nothing that could be kept
             _BUILT[key] = (compiled, [constants[name] for name in kernel.arg_names[len(given) :]], kernel)
         return

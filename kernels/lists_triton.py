@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import Final
 
+import torch
 import triton
 import triton.language as tl
 
+from chroma_gpu.kernels.launch import launch
 from chroma_gpu.kernels.tuning import Variant
 
 LOW: Final = 2.0**-11
@@ -24,7 +26,7 @@ _LOW: tl.constexpr = tl.constexpr(LOW)
 _ENTIRE: tl.constexpr = tl.constexpr(ENTIRE)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["origin", "n_words", "most", "chunk_tiles"])
 def compact(
     places, words, listed, counted, origin, n_words, most, chunk_tiles, ROWS: tl.constexpr,
 ):  # fmt: skip
@@ -56,14 +58,14 @@ def halve(queries, halves, DIM: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.con
     tl.store(to + WIDTH, low, mask=at < WIDTH)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "k"])
 def floor_of(scores, slack, floors, n, k, BLOCK: tl.constexpr):
     """floors[i] = the k-th largest of scores[i, :n] - slack[i]."""
     line = tl.program_id(0).to(tl.int64)
     tl.store(floors + line, _kth(scores + line * n, n, k, 1, False, BLOCK) - tl.load(slack + line))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count_stride", "capacity", "k"])
 def prune(found, counts, count_stride, capacity, slack, k, floors, rows, scores, owners, state, BLOCK: tl.constexpr):
     """Of each list, what reaches its own k-th best lower end less the slack; state [2, q] says what was found and what is kept.
 
@@ -98,7 +100,7 @@ def prune(found, counts, count_stride, capacity, slack, k, floors, rows, scores,
     tl.store(state + tl.num_programs(0) + owner, written)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["capacity"])
 def pack(kept_rows, kept_scores, owners, rows, scores, state, capacity, QUERIES: tl.constexpr, BLOCK: tl.constexpr):
     """Put the lists one after the other."""
     owner = tl.program_id(0)
@@ -159,6 +161,15 @@ def _keys(values, at, n, STRIDE: tl.constexpr, LISTS: tl.constexpr, BLOCK: tl.co
 def power(number: int) -> int:
     """The least power of two that is not below."""
     return 1 << max(0, number - 1).bit_length()
+
+
+def tried(device: torch.device) -> None:
+    """Start a kernel there and wait for it.  Raises whatever keeps kernels from being built or started"""
+    rows = torch.full((1,), -1, dtype=torch.int32, device=device)
+    places = torch.tensor([[0, 0, 0, 0, 0, 1]], device=device)
+    launch(compact, (1, 1, 1), places, rows.abs(), rows, torch.zeros_like(rows), 0, 1, 1, 1, num_warps=4, ROWS=32)
+    if rows.tolist() != [0]:
+        raise RuntimeError("a kernel did not do what it should")
 
 
 VARIANTS: Final = (

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from chroma_gpu.kernels.buffer import Chunk
+from chroma_gpu.kernels.launch import COMPILING
 from chroma_gpu.kernels.quantise import FLOOR, LANES, MAX_DIM, check, norm_error
 from chroma_gpu.kernels.tuning import Variant
 from chroma_gpu.records import Metric
@@ -33,7 +34,7 @@ def quantise(vectors: Tensor, chunk: Chunk, first: int, metric: Metric, aside: T
     if not n:
         return
     rows, width, warps = tile(dim, vectors.is_cuda)
-    with torch.cuda.device_of(vectors):
+    with COMPILING, torch.cuda.device_of(vectors):
         _quantise_kernel[(triton.cdiv(n, rows),)](
             vectors.contiguous(),
             None if aside is None else aside.view(torch.uint8).contiguous(),

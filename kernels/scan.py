@@ -8,6 +8,7 @@ included.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -120,8 +121,33 @@ def _importable() -> bool:
 
 
 def has_triton(device: torch.device) -> bool:
-    """Whether the Triton kernels serve a device. Tests replace it: under TRITON_INTERPRET=1 they serve the CPU, slowly."""
-    return device.type == "cuda" and _importable()
+    """Whether the Triton kernels serve a device. Tests replace it: under TRITON_INTERPRET=1 they serve the CPU, slowly.
+
+    Cost    once for each device, a kernel is built and started
+    """
+    return device.type == "cuda" and _importable() and _starts(device)
+
+
+@cache
+def _starts(device: torch.device) -> bool:
+    """Whether Triton can start a kernel; if not, for want of a C compiler or of a folder to write to, torch alone does the work."""
+    from chroma_gpu.device import is_lost, is_out_of_memory
+
+    try:
+        from chroma_gpu.kernels.lists_triton import tried
+
+        tried(device)
+    except Exception as error:  # Triton raises what it likes: of its build, of ptxas, of the driver
+        if is_lost(error) or is_out_of_memory(error):
+            raise
+        warnings.warn(
+            f"Triton cannot start kernels on {device}: {error}. Searches there are slower, by torch alone. Triton needs a C compiler "
+            "(gcc or clang, or the variable CC), the headers of Python, and a folder it may write to (TRITON_CACHE_DIR).",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def product_error(dim: int, device: torch.device, codes: torch.dtype = torch.float32) -> float:
@@ -129,9 +155,10 @@ def product_error(dim: int, device: torch.device, codes: torch.dtype = torch.flo
 
     dim * 2**-24 bounds any order of summing float32 products; where torch was told to multiply float32 matrices as tf32 or
     bf16, rounding the factors comes on top. Codes of float16 and int8 are multiplied by tensor cores on CUDA, which cut what they
-    add instead of rounding it: four times as much covers every generation, and a query cut into two float16 numbers.
+    add instead of rounding it: four times as much covers every generation, and a query cut into two float16 numbers. Without Triton
+    they are multiplied as float32.
     """
-    if device.type == "cuda" and codes != torch.float32:
+    if device.type == "cuda" and codes != torch.float32 and has_triton(device):
         return (dim + 16) * 2.0**-22
     backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
     precision = getattr(getattr(backend, "matmul", None), "fp32_precision", None) or torch.get_float32_matmul_precision()

@@ -37,6 +37,9 @@ of it."""
 LINE: Final = 4096
 """Rows of a mask that one program lists."""
 
+TOGETHER: Final = 4096
+"""Queries that are answered at once at most, and lists of their own a quarter of it: kernels hold a number of each in registers."""
+
 WAVES: Final = 64
 """Programs for each processor of the card at most: so many that no processor is idle long at the end."""
 
@@ -205,17 +208,18 @@ class Plan:
 
 def planned(k: int, most: int, buffer: Buffer, kind: int, how: Config, n_queries: int) -> Plan:
     """What suits the k best of at most so many rows of a kind of source."""
+    together = TOGETHER // 4 - 1 if kind == EACH else TOGETHER  # - 1: lists have one end more than there are of them
     spaced = len(buffer.chunks) * -(-buffer.span // how.rows) * how.rows  # places of ALL and MASKED, some of them empty
     if most <= max(SMALL, 4 * k):
         capacity = spaced if kind in (ALL, MASKED) else most
         if capacity <= 4 * most + SMALL:
-            return Plan(True, capacity, 0, max(1, ENTRIES // capacity))
+            return Plan(True, capacity, 0, max(1, min(together, ENTRIES // capacity)))
     # A row more in the sample costs reading it, one less more survivors of every query.
     shared = 1 if kind == EACH else max(4, n_queries) // 4
     sample = min(max(4 * math.isqrt(most * k * shared), 2 * GROUP * k, SMALL // 2), most)
     samples = -(-sample // how.rows)
     capacity = min(most, power(max(4096, 4 * k * most // sample)))
-    return Plan(False, capacity, samples, max(1, ENTRIES // capacity))
+    return Plan(False, capacity, samples, max(1, min(together, ENTRIES // capacity)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

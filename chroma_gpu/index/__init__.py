@@ -104,6 +104,7 @@ INDEX_KINDS: Final[Mapping[str, str]] = {
     "hnsw": "chroma_gpu.index.hnsw:HnswIndex",
     "ivf": "chroma_gpu.index.ivf:IvfIndex",
     "ivf_pq": "chroma_gpu.index.ivf:IvfIndex",
+    "cagra": "chroma_gpu.index.cagra:CagraIndex",
 }
 """Where each kind lives. A new kind is a file and a line here."""
 

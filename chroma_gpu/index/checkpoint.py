@@ -28,7 +28,7 @@ from chroma_gpu.index.faiss_library import faiss_version, read_faiss, write_fais
 from chroma_gpu.records import VectorSource
 
 _MAGIC: Final = b"CGINDEX\x01"
-_SEARCHING: Final = frozenset({"ef_search", "fetch", "device", "limit", "recall", "probes"})
+_SEARCHING: Final = frozenset({"ef_search", "fetch", "device", "limit", "recall"})
 """Parameters that say how to search, not how to build: a checkpoint fits whatever they are."""
 
 _REBUILD: Final = "Delete it: the index is built again from the vectors."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -10,12 +11,40 @@ import numpy as np
 import numpy.typing as npt
 
 from chroma_gpu.index import exact, scoring
-from chroma_gpu.records import Metric, Vectors, VectorSource
+from chroma_gpu.records import Metric, Rows, Vectors, VectorSource
 
-_QUESTIONS: Final = 48
+_QUESTIONS: Final = 64
 """Queries that are tried."""
 
 Found: TypeAlias = npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What reaches the recall that was wanted.
+
+    rows    that it was tried with; wanted: the recall
+    level   of work for 10 neighbours; growth: the power of their number by which it grows
+    recall  that was seen for 10; None if nobody has looked
+    deep    rows that are scored exactly for each neighbour, where more than one is
+    """
+
+    rows: int
+    wanted: float
+    level: int
+    growth: float
+    recall: float | None
+    deep: int = 1
+
+    @classmethod
+    def between(cls, rows: int, wanted: float, ten: Reached, hundred: Reached, deep: int = 1) -> Effort:
+        """From what was reached for 10 and for 100 neighbours."""
+        return cls(rows, wanted, ten.level, math.log10(max(1.0, hundred.level / ten.level)), ten.recall, deep)
+
+    def needed(self, k: float) -> int:
+        """The level for so many neighbours. Those under a mask that passes one row in ten count as ten times as many."""
+        more: float = max(1.0, k / 10) ** self.growth
+        return math.ceil(self.level * more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +60,13 @@ class Trial:
 
     A stored row finds itself too easily, so each query is one moved away by half a standard deviation of every coordinate.
     norms    of the rows that are looked at, at least one
-    Cost     one exact search of 48 queries
+    more     rows that are scored exactly whatever is found
+    Cost     one exact search of 64 queries
     """
 
-    def __init__(self, source: VectorSource, metric: Metric, norms: npt.NDArray[np.float32], k: int) -> None:
+    def __init__(self, source: VectorSource, metric: Metric, norms: npt.NDArray[np.float32], k: int, more: Rows) -> None:
         n = len(norms)
+        self._more = more[more < n]
         rng = np.random.default_rng(n)
         stored = source.gather(np.unique(rng.integers(0, n, _QUESTIONS)).astype(np.uint32))
         with np.errstate(over="ignore", invalid="ignore"):
@@ -52,7 +83,7 @@ class Trial:
         """Share of the places among the k nearest that rows as near as that take.  found: [q, m] rows, others than rows below 0"""
         good = 0
         for i, each in enumerate(found):
-            rows = np.unique(each[(each >= 0) & (each < len(self._norms))]).astype(np.uint32)
+            rows = np.union1d(each[(each >= 0) & (each < len(self._norms))].astype(np.uint32), self._more)
             hits = exact.search_rows(self.queries[i : i + 1], self._source, rows, self.k, self._metric, self._norms)
             good += int((hits.distances[0, : hits.counts[0]] <= self._last[i]).sum())
         return good / (self.k * len(found))

@@ -11,7 +11,7 @@ Facts, read in its sources (1.15); nothing here has run on a card:
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -75,34 +75,40 @@ class OnCard:
     Raises   DeviceError for whatever FAISS raises
     """
 
-    def __init__(self, index: Any, device: str) -> None:
-        """index: one of the host, which is copied there."""
+    def __init__(self, device: str, make: Callable[[Any, int], Any]) -> None:
+        """make: the index, from the resources and the number of the device."""
         self._card = card_of(number_of(device))
-        with _using(self._card):
-            self.index = load_faiss().index_cpu_to_gpu(self._card.resources, self._card.number, index)
+        with using(self._card):
+            self.index = make(self._card.resources, self._card.number)
+
+    @classmethod
+    def copy(cls, index: Any, device: str) -> OnCard:
+        """One of the host, copied to a device."""
+        return cls(device, lambda resources, number: load_faiss().index_cpu_to_gpu(resources, number, index))
 
     def __len__(self) -> int:
         return int(self.index.ntotal)
 
     def search(self, queries: Vectors, k: int, params: Any = None) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """As ``Shared.search``."""
-        with _using(self._card):
+        with using(self._card):
             found: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] = self.index.search(queries, k, params=params)
             return found
 
     def add(self, vectors: Vectors) -> None:
         """As ``Shared.add``."""
-        with _using(self._card):
+        with using(self._card):
             self.index.add(vectors)
 
     def on_host(self) -> Any:
         """A copy of the index in the memory of the host."""
-        with _using(self._card):
+        with using(self._card):
             return load_faiss().index_gpu_to_cpu(self.index)
 
 
 @contextmanager
-def _using(card: Card) -> Iterator[None]:
+def using(card: Card) -> Iterator[None]:
+    """One thread at a time.  Raises DeviceError for whatever FAISS raises"""
     with card.lock:
         try:
             yield
@@ -232,7 +238,7 @@ def _of_chunk(queries: Tensor, chunk: Chunk, k: int, metric: Metric) -> Nearest:
     asked.outIndicesType = faiss.IndicesDataType_I64
     card = card_of(queries.device.index or 0)
     asked.device = card.number
-    with _using(card), _on_stream(card, queries.device):
+    with using(card), _on_stream(card, queries.device):
         faiss.bfKnn(card.resources, asked)
     scores = -found / 2 if metric is Metric.L2 else found
     return Nearest(torch.where(rows >= 0, rows + chunk.start, rows), scores.masked_fill(rows < 0, -torch.inf))

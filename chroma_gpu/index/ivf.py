@@ -10,9 +10,9 @@ scanned exactly by the CPU.
 
 from __future__ import annotations
 
-import math
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ import numpy.typing as npt
 from chroma_gpu.errors import DeviceError, InvalidArgumentError
 from chroma_gpu.index import IndexSpec, Traits, capabilities, checkpoint, exact, lists, scoring
 from chroma_gpu.index.cost import SHIPPED, Costs
-from chroma_gpu.index.effort import Reached, Trial, doubling
+from chroma_gpu.index.effort import Effort, Reached, Trial, doubling
 from chroma_gpu.index.faiss_library import in_own_thread, load_faiss
 from chroma_gpu.index.gpu.ledger import LEDGER, NoRoom
 from chroma_gpu.index.growing import Growing
@@ -31,7 +31,7 @@ from chroma_gpu.index.lists import PQ, Lists
 from chroma_gpu.records import Hits, Metric, Vectors, VectorSource
 from chroma_gpu.rowset import RowSet
 
-_DEFAULTS: Final = {"device": "cpu", "recall": 0.99, "limit": "80%", "probes": None}
+_DEFAULTS: Final = {"device": "cpu", "recall": 0.99, "limit": "80%"}
 
 _FIRST: Final = 4096
 """Rows from which there are lists; below, the exact scan is as fast."""
@@ -46,33 +46,10 @@ _DEEP: Final = (4, 16, 64, 128)
 """Rows that are reranked for each neighbour that is asked for where codes are read, fewest first."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Effort:
-    """What reaches the recall that is wanted.
-
-    rows    that it was tried with; wanted: the recall
-    probes  lists that are read for 10 neighbours; growth: the power of k by which that grows
-    deep    rows that are reranked for each neighbour
-    recall  that was seen for 10; None if nobody has looked
-    """
-
-    rows: int
-    wanted: float
-    probes: int
-    growth: float
-    deep: int
-    recall: float | None
-
-    def for_neighbours(self, k: float, lists: int) -> int:
-        """Lists to read."""
-        return min(lists, math.ceil(self.probes * max(1.0, k / 10) ** self.growth))
-
-
 class IvfIndex:
     """Inverted lists of vectors (kind "ivf") or of codes of a byte for 8 coordinates (kind "ivf_pq"); needs FAISS.
 
-    params   device: "cpu" or a CUDA device that FAISS can use. recall: what reading lists must reach. limit: as ``Settings.vram_limit``.
-             probes: lists that are read instead of as many as recall needs
+    params   device: "cpu" or a CUDA device that FAISS can use. recall: what reading lists must reach. limit: as ``Settings.vram_limit``
     Memory   on the device ``lists.row_bytes`` a row, 4 dim + 8 or 56 for 384 dimensions, and the centres; 4 bytes a row on the host
     Cost     training: ``lists.train``, once, and again when the table has grown fourfold. add: 10 to 40 µs a row of 384 on one core
     """
@@ -85,12 +62,13 @@ class IvfIndex:
             raise InvalidArgumentError(
                 f"the index kind {spec.kind} has no parameter {unknown.pop()}; it has {', '.join(_DEFAULTS)}."
             )
-        if not 0 < params["recall"] <= 1:
-            raise InvalidArgumentError(f"the parameter recall must be above 0 and at most 1, got {params['recall']!r}.")
+        recall = params["recall"]
+        if not isinstance(recall, int | float) or not 0 < recall <= 1:
+            raise InvalidArgumentError(f"the parameter recall must be above 0 and at most 1, got {recall!r}.")
         self.spec = spec
         self.device = str(params["device"])
         capabilities.require(spec.kind, self.device)
-        self._recall, self._limit, self._probes = float(params["recall"]), str(params["limit"]), params["probes"]
+        self._recall, self._limit = float(recall), str(params["limit"])
         self._source = source
         self._adding = threading.Lock()
         self._norms = Growing()
@@ -98,7 +76,7 @@ class IvfIndex:
         self._guard = Guard(source, spec.metric)
         self._count = 0
         self._lists: Lists | None = None
-        self._effort: _Effort | None = None
+        self._effort: Effort | None = None
         self._trained = 0
 
     @property
@@ -114,7 +92,7 @@ class IvfIndex:
             codes=f"bytes[{lists.groups_of(self.spec.dim)}]" if self.spec.kind == PQ else "float32",
             filters_inside=held.filters_inside,
             largest_k=held.largest_k,
-            reads=effort.probes / held.lists,
+            reads=effort.level / held.lists,
             recall=effort.recall,
         )
 
@@ -140,11 +118,12 @@ class IvfIndex:
             return Hits.empty(len(queries), k)
         norms = self._norms.view(n)
         if held is not None and effort is not None and passing > k:
-            probes = effort.for_neighbours(k * n / passing, held.lists)
+            probes = min(held.lists, effort.needed(k * n / passing))
             fetch = effort.deep * k + k // 8 + 8
             asked = costs.lists(n, self.spec.dim, self._code, held.lists, probes, fetch, self.device)
             if len(queries) * asked < costs.exact_block(n, passing, self.spec.dim, len(queries)):
                 lengths = scoring.norms(queries)
+                LEDGER.searched(self)
                 found = held.search(self._asked(queries, lengths), fetch, probes, mask, passing)
                 if found is not None:
                     visited = n * probes / held.lists
@@ -193,8 +172,8 @@ class IvfIndex:
             made = index._codes_of(held) if spec.kind == PQ else index._vectors_of(held)
             index._lists = in_own_thread(lambda: index._placed_lists(made))
             effort = held.extra.get("effort")
-            held.require(isinstance(effort, dict) and effort.keys() == _Effort.__dataclass_fields__.keys(), "what recall needs")
-            index._effort = _Effort(**held.extra["effort"])
+            held.require(isinstance(effort, dict) and effort.keys() == Effort.__dataclass_fields__.keys(), "what recall needs")
+            index._effort = Effort(**held.extra["effort"])
             if index._effort.wanted != index._recall:
                 in_own_thread(index._try)
         return index
@@ -295,23 +274,19 @@ class IvfIndex:
         if held is None or not n:
             return
         norms = self._norms.view(n)
-        if self._probes is not None:
-            self._effort = _Effort(n, self._recall, min(int(self._probes), held.lists), 0.5, _DEEP[0], None)
-            return
-        ten, hundred = (Trial(self._source, self.spec.metric, norms, k) for k in (10, 100))
+        ten, hundred = (Trial(self._source, self.spec.metric, norms, k, self._extreme) for k in (10, 100))
 
-        def found(trial: Trial, probes: int, deep: int) -> npt.NDArray[np.int64]:
+        def found(trial: Trial, deep: int, probes: int) -> npt.NDArray[np.int64]:
             rows = held.search(self._asked(trial.queries, trial.lengths), deep * trial.k + 16, probes)
             return np.empty((len(trial.queries), 0), np.int64) if rows is None else rows
 
         best, depth = Reached(1, -1.0), 1
         for deep in _DEEP if self.spec.kind == PQ else (1,):
-            reached = ten.least(doubling(held.lists), lambda probes, deep=deep: found(ten, probes, deep), self._recall)
+            reached = ten.least(doubling(held.lists), partial(found, ten, deep), self._recall)
             if reached.recall > best.recall:
                 best, depth = reached, deep
             if best.recall >= self._recall:
                 break
         levels = (level for level in doubling(held.lists) if level >= best.level)
-        more = hundred.least(levels, lambda probes: found(hundred, probes, depth), self._recall)
-        growth = math.log10(max(1, more.level) / best.level) if more.level > best.level else 0.0
-        self._effort = _Effort(n, self._recall, best.level, growth, depth, best.recall)
+        more = hundred.least(levels, partial(found, hundred, depth), self._recall)
+        self._effort = Effort.between(n, self._recall, best, more, depth)

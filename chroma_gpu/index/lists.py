@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from chroma_gpu.errors import StoreError
-from chroma_gpu.index.faiss_gpu import OnCard, card_of, number_of
+from chroma_gpu.index.faiss_gpu import OnCard, card_of, number_of, using
 from chroma_gpu.index.faiss_library import Shared, load_faiss, selector
+from chroma_gpu.index.masked import asked_for, kept
 from chroma_gpu.records import Metric, Vectors
 from chroma_gpu.rowset import RowSet
 
@@ -37,9 +38,6 @@ is scored exactly."""
 
 _ROUNDS: Final = 10
 """Rounds of k-means, for centres and for groups."""
-
-_OVER: Final = 1.2
-"""More rows are asked for than the share that passes a mask calls for, where the mask is looked at afterwards."""
 
 
 def lists_for(rows: int) -> int:
@@ -76,7 +74,7 @@ class Lists:
         self.filters_inside, self.largest_k = filters_inside, largest_k
         self.lists = int(index.nlist)
         self._width = int(index.d)
-        self._rows: Shared | OnCard = Shared(index) if device == "cpu" else OnCard(index, device)
+        self._rows: Shared | OnCard = Shared(index) if device == "cpu" else OnCard.copy(index, device)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -98,22 +96,13 @@ class Lists:
         queries  of unit length for cosine
         probes   lists that are read; passing: rows of the mask
         """
-        asked = self.fetched(fetch, mask, passing)
+        asked = fetch if mask is None or self.filters_inside else asked_for(fetch, len(self), passing or len(self))
         if self.largest_k is not None and max(asked, probes) > self.largest_k:
             return None
         inside = None if mask is None or not self.filters_inside else selector(mask)
         params = load_faiss().SearchParametersIVF(nprobe=probes, sel=inside)
         found = self._rows.search(self._wide(queries), asked, params)[1]
-        if mask is not None and not self.filters_inside:
-            passes = np.append(mask.resized(max(mask.size, len(self))).flags(), False)  # the last one is for -1
-            found = np.where(passes[found], found, -1)
-        return found
-
-    def fetched(self, fetch: int, mask: RowSet | None, passing: int | None) -> int:
-        """How many rows are asked for, to have so many that pass."""
-        if mask is None or self.filters_inside or passing is None:
-            return fetch
-        return math.ceil(_OVER * fetch * len(self) / max(1, passing)) + 16
+        return found if mask is None or self.filters_inside else kept(found, mask)
 
     def centres(self) -> Vectors:
         """[lists, width] float32."""
@@ -164,7 +153,7 @@ def train(kind: str, metric: Metric, sample: Vectors, lists: int, device: str = 
         make = faiss.GpuIndexFlatL2 if metric is Metric.L2 else faiss.GpuIndexFlatIP
         helping = make(card.resources, index.d, config)
         index.clustering_index = helping
-        with card.lock:
+        with using(card):
             index.train(wide)
         index.clustering_index = None
         return index

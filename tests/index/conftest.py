@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from index.fake_cuvs import install
 from neighbours import ArraySource
 
-from chroma_gpu.index import INDEX_KINDS, IndexSpec, cost, create
+from chroma_gpu.index import INDEX_KINDS, IndexSpec, capabilities, cost, create
 from chroma_gpu.records import Metric
 
 METRICS = tuple(Metric)
@@ -17,11 +18,24 @@ def dear_exact(monkeypatch):
     monkeypatch.setattr(cost.Costs, "exact_block", lambda *given, **more: 1e12)
 
 
+@pytest.fixture(scope="module")
+def fake_cuvs():
+    """The cuvs package on the host, for the kind cagra."""
+    with pytest.MonkeyPatch.context() as patch:
+        for each in (capabilities.capabilities, capabilities.tested):
+            each.cache_clear()
+        yield install(patch)
+    for each in (capabilities.capabilities, capabilities.tested):
+        each.cache_clear()
+
+
 @pytest.fixture(params=[*INDEX_KINDS, "flat on a device"])
-def kind(request, device):
+def kind(request, device, fake_cuvs):
     """(kind, params): every kind of the table, and the flat index with a copy of the rows on the device under test."""
     if request.param == "flat on a device":
         return "flat", {"device": device, "resident": True}
+    if request.param in {"ivf", "ivf_pq"}:
+        return request.param, {"recall": 0.999}
     return request.param, {"M": 12, "ef_construction": 40, "ef_search": 100} if request.param == "hnsw" else {}
 
 

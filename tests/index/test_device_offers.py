@@ -220,8 +220,9 @@ def test_no_table_makes_room_for_blocks(device):
     place.it.fill(N)
     assert place.it.layout is not None
     waiting = Place(device, ledger, 140_000)
-    waiting.it.offer(block(device, 0, N))
+    waiting.it.offer(block(device, 0, 1_000))
     assert len(waiting.it._offered) == 0
+    assert place.it.layout is not None
     place.assert_right()
 
 

@@ -16,12 +16,14 @@ from chroma_gpu.errors import FormatError, InvalidArgumentError, MissingDependen
 from chroma_gpu.index import INDEX_KINDS, IndexSpec, checkpoint, create, load
 from chroma_gpu.records import Metric
 
+pytestmark = pytest.mark.usefixtures("fake_cuvs")
+
 SOURCE = ArraySource(folded(4_500, 64))
 KINDS = pytest.mark.parametrize("kind", list(INDEX_KINDS))
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def files(tmp_path_factory, fake_cuvs):
     """(path, spec) of a checkpoint of each kind."""
     made = {}
     for kind in INDEX_KINDS:
@@ -55,7 +57,7 @@ def test_other_parameters_of_building_but_not_of_searching(files):
     assert len(load(path, dataclasses.replace(spec, params={"fetch": 9}), SOURCE)) == len(SOURCE)
 
 
-@pytest.mark.parametrize("kind", ["codes", "hnsw"])
+@pytest.mark.parametrize("kind", ["codes", "hnsw", "ivf_pq"])
 def test_another_version_of_faiss(files, kind, monkeypatch):
     monkeypatch.setattr(checkpoint, "faiss_version", lambda: "0.0")
     with pytest.raises(FormatError, match="with another faiss"):
@@ -94,7 +96,7 @@ def test_damaged_headers(files, kind, tmp_path):
             load(tmp_path / "damaged", spec, SOURCE)
 
 
-@pytest.mark.parametrize(("kind", "other"), [("codes", "hnsw"), ("hnsw", "codes")])
+@pytest.mark.parametrize(("kind", "other"), [("codes", "hnsw"), ("hnsw", "codes"), ("ivf_pq", "hnsw")])
 def test_the_faiss_index_of_another_kind(files, kind, other, tmp_path):
     def split(path):
         whole = path.read_bytes()
@@ -118,7 +120,7 @@ def test_a_folder_that_cannot_be_written(kind, tmp_path):
         create(IndexSpec(kind, Metric.L2, 64), SOURCE).save(tmp_path / "none" / "index")
 
 
-@pytest.mark.parametrize("kind", ["codes", "hnsw"])
+@pytest.mark.parametrize("kind", ["codes", "hnsw", "ivf", "ivf_pq"])
 def test_without_faiss(kind, monkeypatch):
     importing = builtins.__import__
 
@@ -158,7 +160,9 @@ def test_an_unknown_kind():
 @KINDS
 def test_a_checkpoint_is_smaller_than_its_vectors(files, kind):
     size = files[kind][0].stat().st_size
-    assert size < {"flat": 0.02, "codes": 0.2, "hnsw": 0.8}[kind] * SOURCE.vectors.nbytes
+    assert (
+        size < {"flat": 0.02, "codes": 0.2, "hnsw": 0.8, "ivf": 0.08, "ivf_pq": 0.25, "cagra": 1.02}[kind] * SOURCE.vectors.nbytes
+    )
 
 
 def test_an_index_of_no_rows_is_saved_too(tmp_path):

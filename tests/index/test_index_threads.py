@@ -15,7 +15,7 @@ from chroma_gpu.errors import EngineError
 from chroma_gpu.index import faiss_library
 
 ROOT = Path(__file__).parents[2]
-KINDS = pytest.mark.parametrize("kind", ["flat", "codes", "hnsw"])
+KINDS = pytest.mark.parametrize("kind", ["flat", "codes", "hnsw", "ivf", "ivf_pq"])
 
 SETTING = """
 import os, sys, threading
