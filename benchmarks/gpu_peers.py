@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_data import Filter, Questions, Table, cosines
+from chroma_gpu.kernels.buffer import Buffer, Chunk
+from chroma_gpu.records import Metric
 
 _SCORES: Final = 8 << 30
 """Bytes of scores that torch makes at once; a larger batch goes in parts."""
@@ -81,21 +83,20 @@ def halves(table: Table) -> Tensor:
 
 
 def _faiss(queries: Tensor, matrix: Tensor, filtered: Filter | None, k: int) -> Callable[[], Tensor] | None:
-    import faiss
+    from chroma_gpu.index.faiss_gpu import cards, nearest
 
-    if not hasattr(faiss, "StandardGpuResources"):
+    if not cards():
         return None
-    import faiss.contrib.torch_utils
 
-    resources = faiss.StandardGpuResources()
+    def among(vectors: Tensor) -> Tensor:
+        found = nearest(queries, Buffer.of([Chunk(0, vectors)]), k, Metric.IP)
+        if found is None:
+            raise ValueError(f"FAISS cannot find {k} rows of {vectors.dtype}")
+        return found.rows
+
     if filtered is None:
-        return lambda: faiss.knn_gpu(resources, queries, matrix, k, metric=faiss.METRIC_INNER_PRODUCT)[1]
-
-    def search() -> Tensor:
-        rows = filtered.listed
-        return rows[faiss.knn_gpu(resources, queries, matrix[rows], k, metric=faiss.METRIC_INNER_PRODUCT)[1]]
-
-    return search
+        return lambda: among(matrix)
+    return lambda: filtered.listed[among(matrix[filtered.listed])]
 
 
 def _cuvs(queries: Tensor, matrix: Tensor, filtered: Filter | None, k: int) -> Callable[[], Tensor] | None:

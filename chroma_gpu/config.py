@@ -116,7 +116,9 @@ class Settings:
 
     index: str = "auto"
     """Which index serves queries: "auto" picks by size and device; "flat" is exact on ``device``, "codes" scans compact codes on
-    the CPU and reranks exactly, "hnsw" is a FAISS graph on the CPU. All find every acknowledged row at once."""
+    the CPU and reranks exactly, "hnsw" is a FAISS graph on the CPU. "ivf" and "ivf_pq" are inverted lists of vectors and of codes,
+    on ``device`` where FAISS is built for it, else on the CPU; "cagra" is a graph of cuVS on a GPU: these three miss neighbours, as
+    many as ``recall`` allows. All find every acknowledged row at once."""
 
     graph_rows: int = 300_000
     """From how many rows on "auto" builds a graph on a CPU. Costs about 150 µs of one core per row, in the background, and the
@@ -152,7 +154,8 @@ class Settings:
     recall: float = 0.0
     """Least share of the true neighbours that a search must be able to promise, from 0 to 1. 1 allows only ways that are proved exact,
     0.9999 codes too; a graph counts as what it showed when its table was calibrated, and not under a filter. 0 leaves it to the
-    guards, which catch answers that are wrong as a whole."""
+    guards, which catch answers that are wrong as a whole. The indexes "ivf", "ivf_pq" and "cagra" are tuned for it, for 0.99 if it
+    is 0."""
 
     calibrate: bool = True
     """Whether the costs that the planner goes by are measured on each table of 20,000 rows or more, once, in the background, in less
@@ -199,7 +202,7 @@ class Settings:
 
 _CHROMA_FIELDS: Final = frozenset({"allow_reset", "is_persistent", "persist_directory"})
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
-    "index": ("auto", "flat", "codes", "hnsw"),
+    "index": ("auto", "flat", "codes", "hnsw", "ivf", "ivf_pq", "cagra"),
     "document_index": ("full", "grams", "none"),
     "vector_index": ("given", "hnsw", "spann"),
     "precision": ("exact", "fast"),

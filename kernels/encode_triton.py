@@ -13,6 +13,7 @@ from torch import Tensor
 
 from chroma_gpu.kernels.buffer import Chunk
 from chroma_gpu.kernels.encode import check
+from chroma_gpu.kernels.launch import COMPILING
 from chroma_gpu.kernels.pooling import Pooling
 from chroma_gpu.kernels.quantise import LANES, MAX_DIM, norm_error
 from chroma_gpu.kernels.quantise_triton import sum_lines, write_rows
@@ -49,7 +50,7 @@ def encode(
     tokens, width, warps = tile(dim, hidden.is_cuda)
     packed = hidden.dim() == 2
     where = where.contiguous()
-    with torch.cuda.device_of(hidden):
+    with COMPILING, torch.cuda.device_of(hidden):
         _encode_kernel[(n,)](
             hidden.contiguous(),
             where.view(torch.uint8) if where.dtype == torch.bool else where,

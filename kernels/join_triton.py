@@ -28,6 +28,9 @@ GROUP: Final = 16
 COLLECTED: Final = 128
 """Left rows of a program that collects from a tile of the library's product; it takes SLICE right ones."""
 
+MOST: Final = (1 << 31) - (1 << 16)
+"""Pairs of two parts of a table: each has a place of 32 bits, and the last slice before they run over takes some more."""
+
 _SLICE = tl.constexpr(SLICE)
 _GROUP = tl.constexpr(GROUP)
 
@@ -49,6 +52,8 @@ class _Room:
     """Where pairs go."""
 
     def __init__(self, room: int, device: torch.device) -> None:
+        if room > MOST:
+            raise OverflowError(f"{room} pairs of two parts of a table are more than {MOST}: ask for a higher threshold")
         self.count = torch.zeros(1, dtype=torch.int64, device=device)
         self.filled = torch.zeros(1, dtype=torch.int32, device=device)
         self.columns = (

@@ -85,10 +85,11 @@ def prune(found, counts, count_stride, capacity, slack, k, floors, rows, scores,
     while at < held:
         spot = at + tl.arange(0, BLOCK)
         inside = spot < held
-        low = tl.load(lists + spot * 4, mask=inside, other=-1).to(tl.int64) & 0xFFFFFFFF
-        high = tl.load(lists + spot * 4 + 1, mask=inside, other=-1).to(tl.int64)
-        value = tl.load(lists + spot * 4 + 2, mask=inside, other=0).to(tl.float32, bitcast=True)
-        margin = tl.load(lists + spot * 4 + 3, mask=inside, other=0).to(tl.float32, bitcast=True)
+        entry = lists + spot.to(tl.int64) * 4
+        low = tl.load(entry, mask=inside, other=-1).to(tl.int64) & 0xFFFFFFFF
+        high = tl.load(entry + 1, mask=inside, other=-1).to(tl.int64)
+        value = tl.load(entry + 2, mask=inside, other=0).to(tl.float32, bitcast=True)
+        margin = tl.load(entry + 3, mask=inside, other=0).to(tl.float32, bitcast=True)
         keep = ((high >= 0) & ((value + margin < floor) == 0)).to(tl.int32)
         to = line + written + tl.cumsum(keep, axis=0) - 1
         tl.store(rows + to, (high << 32) | low, mask=keep != 0)
@@ -149,11 +150,12 @@ def _keys(values, at, n, STRIDE: tl.constexpr, LISTS: tl.constexpr, BLOCK: tl.co
     """[BLOCK] int32 in the order of the numbers; past the end the least integer, which is no number's. Of lists the lower ends."""
     spot = at + tl.arange(0, BLOCK)
     inside = spot < n
+    at_values = values + spot.to(tl.int64) * STRIDE
     if LISTS:
-        value = tl.load(values + spot * STRIDE + 2, mask=inside, other=0.0)
-        value -= tl.load(values + spot * STRIDE + 3, mask=inside, other=0.0)
+        value = tl.load(at_values + 2, mask=inside, other=0.0)
+        value -= tl.load(at_values + 3, mask=inside, other=0.0)
     else:
-        value = tl.load(values + spot * STRIDE, mask=inside, other=0.0)
+        value = tl.load(at_values, mask=inside, other=0.0)
     bits = value.to(tl.int32, bitcast=True)
     return tl.where(inside, bits ^ ((bits >> 31) & 0x7FFFFFFF), -(1 << 31))
 

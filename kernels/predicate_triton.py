@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from chroma_gpu.kernels.launch import COMPILING
 from chroma_gpu.kernels.predicate import (
     TYPES,
     All,
@@ -62,7 +63,7 @@ def predicate(
         return out
     numbers = torch.tensor(program.numbers, dtype=torch.int64, device=device)
     words, warps = tile(device.type == "cuda")
-    with torch.cuda.device_of(out):
+    with COMPILING, torch.cuda.device_of(out):
         _predicate_kernel[(triton.cdiv(len(out), words),)](
             numbers,
             len(numbers) // _WIDTH,

@@ -32,6 +32,9 @@ SPOTS: Final = 16
 LISTS: Final = {"cpu": 1 << 28, "cuda": 1 << 30}
 """Bytes of lists at once: with more queries than that is enough for, some wait."""
 
+TOGETHER: Final = 1 << 14
+"""Queries at once, whatever their lists take: kernels count the numbers of all of them in 32 bits."""
+
 Way = Literal["auto", "fused", "split", "plain"]
 
 
@@ -69,7 +72,7 @@ def product(
         empty = torch.empty(0, dtype=torch.int64, device=buffer.device)
         return Survivors(empty, empty, torch.empty(0, dtype=torch.float32, device=buffer.device))
     capacity = min(64 * k + 2048, choice.most)
-    together = max(64, LISTS.get(buffer.device.type, 1 << 28) // (20 * capacity))
+    together = min(max(64, LISTS.get(buffer.device.type, 1 << 28) // (20 * capacity)), TOGETHER)
     parts = []
     for first in range(0, len(queries), together):
         some = slice(first, first + together)
@@ -273,7 +276,8 @@ def _collected(tiles: Tiles, part: Part, k: int, slack: Tensor, floors: Tensor, 
     if part.first >= part.stop:
         return floors, lists
     before = lists.counts.clone()
-    tiles.collect(part, floors - slack, lists)
+    # A bound that is no number, as of a floor and a slack that are infinite, would keep nothing: it has to keep everything.
+    tiles.collect(part, (floors - slack).nan_to_num(-torch.inf, torch.inf, -torch.inf), lists)
     longest = int(lists.counts.max())
     # Of a list that ran over, what was kept still is a subset of the rows: its k-th best is a floor.
     floors = torch.maximum(floors, lists.floors(k, longest))

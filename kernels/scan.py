@@ -146,8 +146,13 @@ def _starts(device: torch.device) -> bool:
             RuntimeWarning,
             stacklevel=2,
         )
+        _WITHOUT.add(device)
         return False
     return True
+
+
+_WITHOUT: set[torch.device] = set()
+"""Where Triton was tried in vain."""
 
 
 def product_error(dim: int, device: torch.device, codes: torch.dtype = torch.float32) -> float:
@@ -158,7 +163,7 @@ def product_error(dim: int, device: torch.device, codes: torch.dtype = torch.flo
     add instead of rounding it: four times as much covers every generation, and a query cut into two float16 numbers. Without Triton
     they are multiplied as float32.
     """
-    if device.type == "cuda" and codes != torch.float32 and has_triton(device):
+    if device.type == "cuda" and codes != torch.float32 and _importable() and device not in _WITHOUT:
         return (dim + 16) * 2.0**-22
     backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
     precision = getattr(getattr(backend, "matmul", None), "fp32_precision", None) or torch.get_float32_matmul_precision()

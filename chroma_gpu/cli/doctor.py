@@ -15,7 +15,7 @@ from chroma_gpu.device import Device, describe
 from chroma_gpu.embed.local import DEFAULT_MODEL
 from chroma_gpu.embed.sources import Request, find
 from chroma_gpu.errors import ModelNotFound
-from chroma_gpu.index import has_faiss
+from chroma_gpu.index import capabilities, has_faiss
 
 REQUIRED = ("torch", "transformers", "sentence-transformers", "numpy", "lmdb", "msgspec", "google-re2")
 
@@ -58,6 +58,7 @@ def look() -> list[Finding]:
     fix = "the CPU serves; an NVIDIA driver and a CUDA build of torch (pip install torch) make it faster"
     findings.append(Finding("device", cuda, fact, fix, required=False))
     findings.append(_faiss(cuda=cuda))
+    findings += _approximate([device.name for device in report.devices if device.name.startswith("cuda")])
     try:
         where = find(Request(DEFAULT_MODEL, offline=True))
         findings.append(Finding("default model", True, f"{DEFAULT_MODEL} in {where}"))
@@ -92,3 +93,22 @@ def _faiss(*, cuda: bool) -> Finding:
         slow = cuda and name == "faiss-cpu"
         return Finding("faiss", not slow, fact, f"pip uninstall faiss-cpu && {fix}", required=False)
     return Finding("faiss", True, "built from source")
+
+
+def _approximate(cards: list[str]) -> list[Finding]:
+    """What the kinds of index did that are there on request, each tried on a small one."""
+    here = capabilities.capabilities()
+    if here.faiss is None and here.cuvs is None:
+        return []
+    findings = [Finding("faiss can", True, str(here) + (f" ({here.options})" if here.options else ""))]
+    places = [
+        (kind, place) for kind in capabilities.LISTS for place in (["cpu"] if here.faiss else []) + (cards if here.gpus else [])
+    ]
+    places += [(capabilities.CAGRA, place) for place in cards if here.cuvs or here.faiss_cuvs]
+    for kind, place in places:
+        seen = capabilities.tested(kind, place)
+        masks = "masks are honoured" if seen.filters_inside else "masks are ignored, so more is fetched and looked at"
+        most = "" if seen.largest_k is None else f", at most {seen.largest_k:,} rows at once"
+        fact = f"on {place}: {seen.failure or masks + most}"
+        findings.append(Finding(f"index {kind}", seen.failure is None, fact, "use another index", required=False))
+    return findings

@@ -17,7 +17,7 @@ from chroma_gpu.engine import calibration, checkpoint, planner
 from chroma_gpu.engine.background import Background
 from chroma_gpu.engine.calibration import Calibration
 from chroma_gpu.engine.planner import Choice
-from chroma_gpu.index import Index, IndexSpec, close, create, has_faiss, offer, scoring
+from chroma_gpu.index import Index, IndexSpec, capabilities, close, create, has_faiss, offer, scoring
 from chroma_gpu.index.cost import Costs
 from chroma_gpu.index.gpu_cost import Card
 from chroma_gpu.index.growing import Growing
@@ -29,6 +29,8 @@ Progress: TypeAlias = Callable[[int, int], object]
 # Rows an index takes in at a time: some 50 ms for codes, 300 ms for a graph. Between slices a build can be stopped.
 SLICES = {"hnsw": 2_048}
 SLICE = 16_384
+# Recall that indexes which are tuned for one reach where the settings name none.
+RECALL = 0.99
 # Seconds a build in the background goes on before other tables have their turn.
 TURN = 2.0
 # Fewer new rows than this are left to the exact scan of the next query: it costs less than waking a thread.
@@ -49,6 +51,7 @@ class Indexes:
 
     Indexes catch up in the background; a query scores the rows that an index has not taken in yet exactly, so nothing waits
     for them. An index that failed to build is left out, and its error is raised by ``build``.
+    Raises   MissingDependency, DeviceError if the settings name an index that cannot be made here
     """
 
     def __init__(
@@ -60,6 +63,8 @@ class Indexes:
         background: Background,
         folder: Path | None,
     ) -> None:
+        if settings.index in planner.TUNED:  # nothing else takes the place of what was asked for
+            capabilities.require(settings.index, devices_of(settings)[0] if settings.index == capabilities.CAGRA else "cpu")
         self._source = source
         self._metric = metric
         self._params = params
@@ -254,6 +259,9 @@ class Indexes:
             picked = self._devices()
             self._card = None if picked == ("cpu",) else Card.of(device.model(picked[0]))
             return {"device": ",".join(picked), "precision": self.settings.precision, "limit": self.settings.vram_limit}
+        if kind in planner.TUNED:
+            place = capabilities.device_for(kind, devices_of(self.settings)[0])
+            return {"device": place, "recall": self.settings.recall or RECALL, "limit": self.settings.vram_limit}
         return dict(self._params) if kind == "hnsw" else {}
 
     def _devices(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from chroma_gpu.index import IndexSpec, Traits
 from chroma_gpu.index.cost import SHIPPED, Costs, codes_fetch
 from chroma_gpu.index.gpu.codes import reads_a_list
 from chroma_gpu.index.gpu_cost import Card, Search, whole
+from chroma_gpu.index.lists import groups_of, lists_for
 from chroma_gpu.index.rotation import code_width
 
 
@@ -122,6 +123,12 @@ MISSING: Final = 0.6
 """Share of the candidates missing near the queries from which on a graph is not asked: up to there it still sees more than a hundred
 candidates on its way to ten neighbours."""
 
+TUNED: Final = ("ivf", "ivf_pq", "cagra")
+"""Kinds that are kept only on request: tuned for a recall, which is seen without a mask and not promised under one."""
+
+WIDER: Final = 0.3
+"""Power of the number of neighbours by which they read more."""
+
 CODES_RECALL: Final = 0.9999
 """What the guard of the codes leaves of each neighbour; see ``index/codes``."""
 
@@ -160,8 +167,8 @@ def plan(
         _asked(each, candidates / rows, rows, k, queries, dim, costs, norms, missing)
         for each in indexes
         if not (each.traits.exact and each.traits.device == "cpu")  # that is what gather and scan are
-        # Where much is missing, a graph gives answers that are wrong in part, and no guard sees it.
-        and not (each.spec.kind == "hnsw" and missing > MISSING)
+        # Where much is missing, a graph and lists give answers that are wrong in part, and no guard sees it.
+        and not (each.spec.kind in ("hnsw", *TUNED) and missing > MISSING)
     ]
     ways = sorted((way for way in ways if recall == 0 or (way.recall or 0) >= recall), key=lambda way: way.cost)
     taken = _steady(ways, candidates, rows, k, queries, last)
@@ -188,6 +195,13 @@ def _asked(
         fetch, ef = costs.graph_ef(int(index.spec.params.get("ef_search", 200)), k, held, passing)
         asked = queries * costs.graph(ef, dim, fetch, masked=masked) + (costs.doubt * exactly if masked else 0.0)
         recall = None if masked else costs.found
+    elif index.spec.kind in TUNED:
+        traits, lists = index.traits, lists_for(held)
+        probes = max(1, round(lists * min(1.0, traits.reads * max(1.0, k * held / passing / 10) ** WIDER)))
+        code = groups_of(dim) if index.spec.kind == "ivf_pq" else None
+        asked = queries * costs.lists(held, dim, code, lists, probes, 2 * k, traits.device)
+        asked += costs.doubt * exactly if passing < held else 0.0
+        recall = traits.recall if passing == held else None
     else:
         card = index.card or Card.unknown()
         codes = (index.traits.codes or "float32").partition("+")[0]
@@ -196,7 +210,7 @@ def _asked(
         if index.traits.codes is not None:
             listed = reads_a_list(card, held, dim, index.traits.codes, queries, passing)
             on = f"{'a list' if listed else 'a mask' if passing < held else 'all'} of {index.traits.codes} on {index.traits.device}"
-    if index.spec.kind != "flat" and exactly <= asked:
+    if index.spec.kind not in ("flat", *TUNED) and exactly <= asked:
         asked, recall = exactly, 1.0  # an index on the CPU scans its rows exactly where that is cheaper
     if rows > held:
         asked += costs.exact_block(rows - held, round(share * (rows - held)), dim, queries, norms=norms)
@@ -231,5 +245,7 @@ def wanted(settings: Settings, rows: int, *, faiss: bool, gpu: bool) -> tuple[st
         return ("flat",)
     if rows < INDEX_ROWS:
         return ()
+    if settings.index in TUNED:
+        return (settings.index,)
     graph = settings.index == "hnsw" or (settings.index == "auto" and rows >= settings.graph_rows)
     return ("codes", "hnsw") if graph else ("codes",)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
@@ -221,7 +222,7 @@ def _some(strings: _Strings) -> Grams | None:
 
 @lru_cache(maxsize=256)
 def _of_pattern(pattern: str) -> Grams | None:
-    return _Parser([piece for piece in pieces(pattern) if piece.text]).alternatives().loose().inside
+    return _parsed([piece for piece in pieces(pattern) if piece.text]).loose().inside
 
 
 @lru_cache(maxsize=256)
@@ -230,65 +231,53 @@ def _alternatives(pattern: str) -> Sequence[bytes]:
     read = [piece for piece in pieces(pattern) if piece.text]
     if any(piece.boundary or piece.text in ANCHORS for piece in read if piece.flags is None):
         return ()
-    exact = _Parser(read).alternatives().exact
+    exact = _parsed(read).exact
     return sorted(exact) if exact and b"" not in exact else ()
 
 
-class _Parser:
-    """From the pieces of a pattern that RE2 has taken to what it matches."""
-
-    def __init__(self, tokens: Sequence[Piece]) -> None:
-        self._tokens = tokens
-        self._at = 0
-
-    def alternatives(self) -> _Matched:
-        """Up to the end of the group."""
-        found = self._sequence()
-        while self._next("|"):
-            found = found.or_else(self._sequence())
-        return found
-
-    def _sequence(self) -> _Matched:
-        found = _EMPTY
-        while self._at < len(self._tokens) and not self._is("|") and not self._is(")"):
-            found = found.then(self._repeated(self._one()))
-        return found
-
-    def _one(self) -> _Matched:
-        token = self._tokens[self._at]
-        self._at += 1
+def _parsed(tokens: Sequence[Piece]) -> _Matched:
+    """From the pieces of a pattern that RE2 has taken to what it matches. Groups may lie deeper in each other than calls could."""
+    around: list[tuple[_Matched | None, _Matched]] = []  # of each open group: others and found as they were before it
+    others: _Matched | None = None
+    found = _EMPTY
+    left = deque(tokens)
+    while left:
+        token = left.popleft()
         if token.flags is not None:
-            return _character(token.text, "i" in token.flags)
-        if token.text.startswith("(") and not token.text.endswith(")"):
-            found = self.alternatives()
-            self._next(")")
-            return found
-        return _EMPTY  # an assertion, or flags
+            one = _character(token.text, "i" in token.flags)
+        elif token.text == "|":
+            others, found = _either(others, found), _EMPTY
+            continue
+        elif token.text.startswith("(") and not token.text.endswith(")"):
+            around.append((others, found))
+            others, found = None, _EMPTY
+            continue
+        elif token.text == ")":
+            one = _either(others, found)
+            others, found = around.pop()
+        else:
+            one = _EMPTY  # an assertion, or flags
+        while left and (counts := _counts(left[0])) is not None:
+            left.popleft()
+            one = one.repeated(*counts)
+        found = found.then(one)
+    return _either(others, found)
 
-    def _repeated(self, found: _Matched) -> _Matched:
-        while self._at < len(self._tokens) and self._tokens[self._at].flags is None:
-            spelled = self._tokens[self._at].text
-            text = spelled[:-1] if len(spelled) > 1 and spelled.endswith("?") else spelled  # fewest first: the same texts
-            if text in _COUNTS:
-                least, most = _COUNTS[text]
-            elif text[0] == "{":
-                first, comma, last = text[1:-1].partition(",")
-                least, most = int(first), int(last) if last else None if comma else int(first)
-            else:
-                break
-            self._at += 1
-            found = found.repeated(least, most)
-        return found
 
-    def _is(self, text: str) -> bool:
-        token = self._tokens[self._at]
-        return token.flags is None and token.text == text
+def _either(others: _Matched | None, found: _Matched) -> _Matched:
+    return found if others is None else others.or_else(found)
 
-    def _next(self, text: str) -> bool:
-        if self._at == len(self._tokens) or not self._is(text):
-            return False
-        self._at += 1
-        return True
+
+def _counts(piece: Piece) -> tuple[int, int | None] | None:
+    """How often at least and at most it says that what is before it is repeated; None if it says nothing of the kind."""
+    if piece.flags is not None:
+        return None
+    spelled = piece.text
+    text = spelled[:-1] if len(spelled) > 1 and spelled.endswith("?") else spelled  # fewest first: the same texts
+    if text[0] != "{":
+        return _COUNTS.get(text)
+    first, comma, last = text[1:-1].partition(",")
+    return int(first), int(last) if last else None if comma else int(first)
 
 
 _COUNTS: Final[dict[str, tuple[int, int | None]]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}

@@ -26,6 +26,9 @@ Search: TypeAlias = Callable[[bytes], bool]
 MAX_PATTERN: Final = 4096
 """Characters a pattern may have."""
 
+MAX_NESTED: Final = 250
+"""Groups that may lie in each other: as many as Rust's regex crate takes."""
+
 
 def compiled(pattern: str) -> Search:
     """A search for a pattern in UTF-8 texts.
@@ -126,6 +129,9 @@ class _Reader:
         if opening is None:
             raise self._error(start + 2, start + 3, "unrecognized flag")
         self._at = opening.end()
+        if opening["end"] != ")" and len(self._open) == MAX_NESTED:
+            reason = f"exceed the maximum number of nested parentheses/brackets ({MAX_NESTED})"
+            raise self._error(start, self._at, reason)
         if opening["flags"] is None:
             self._open.append((start, self._flags))
             return "(?:"

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from chroma_gpu.errors import ChromaError, DeviceError, MissingDependency
+from chroma_gpu.errors import DeviceError, EngineError, MissingDependency
 from chroma_gpu.records import Metric, Vectors
 from chroma_gpu.rowset import RowSet
 
@@ -94,13 +94,18 @@ def require(kind: str, device: str) -> None:
 
     Raises   MissingDependency naming what to install, DeviceError if the device cannot be used for it
     """
-    here = capabilities()
-    if kind in LISTS and device != "cpu" and not here.gpus:
-        raise DeviceError(
-            f"the index {kind} cannot be made on {device}: this FAISS ({here}) uses no GPU.",
-            hint="Install faiss-gpu instead of faiss-cpu, or leave the device to the index: it then takes the CPU.",
-        )
+    if kind in LISTS:
+        if find_spec("faiss") is None:
+            raise MissingDependency(
+                f"the index {kind} needs FAISS.", hint="Install it with `pip install 'chroma-gpu[cpu]'`, or use the kind flat."
+            )
+        if device != "cpu" and not capabilities().gpus:
+            raise DeviceError(
+                f"the index {kind} cannot be made on {device}: there is {capabilities()}.",
+                hint="Install faiss-gpu instead of faiss-cpu, or leave the device to the index: it then takes the CPU.",
+            )
     if kind == CAGRA:
+        here = capabilities()
         if here.cuvs is None and not (here.faiss_cuvs and here.gpus):
             raise MissingDependency(
                 f"the index cagra needs cuVS, and there is {here}.",
@@ -126,9 +131,9 @@ def tested(kind: str, device: str) -> Tested:
     mask = RowSet.where(near < np.median(near))
     try:
         index = _cagra(vectors, device) if kind == CAGRA else _lists(kind, vectors, device)
-        largest = None if device == "cpu" else _largest(index, queries)
-        return Tested(kind, device, _honours(index, queries, mask), largest)
-    except (ChromaError, RuntimeError, AttributeError, TypeError, ImportError) as error:
+        inside = _honours(index, queries, mask)
+        return Tested(kind, device, inside, None if kind in LISTS and device == "cpu" else _largest(index, queries))
+    except (EngineError, RuntimeError, AttributeError, TypeError, ImportError) as error:
         return Tested(kind, device, filters_inside=False, largest_k=None, failure=str(error).strip().splitlines()[0])
 
 
@@ -158,7 +163,7 @@ def _largest(index: Any, queries: Vectors) -> int:
     for k in _ASKED:
         try:
             found = index(queries, k, None)
-        except (ChromaError, RuntimeError):
+        except (EngineError, RuntimeError):
             continue
         if (found[:, : min(k, _K)] >= 0).all():
             return k

@@ -1,8 +1,8 @@
 """Search over 1-bit codes on the CPU, reranked exactly, with a guard that says when the codes were not enough.
 
 The best estimates are fetched, their rows scored exactly, and the answer accepted only if the guard passes. Otherwise as many are
-fetched as the first ones tell would suffice, once, or everything is scanned, whichever costs less. A batch of queries goes to the exact scan at once: there one matrix product serves
-all queries, and costs each of them less than reading the codes.
+fetched as the first ones tell would suffice, once, or everything is scanned, whichever costs less. A batch of queries goes to the
+exact scan at once: there one matrix product serves all queries, and costs each of them less than reading the codes.
 
 The guard asks how many neighbours an answer must be expected to miss. Let E be the last estimate fetched and t the exact distance
 of a neighbour. It was fetched if its error, whose standard deviation s is known (``rabitq``), stayed below E - t: with probability

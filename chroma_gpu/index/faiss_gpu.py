@@ -4,8 +4,8 @@ Facts, read in its sources (1.15); nothing here has run on a card:
 
 - The resources of a device must not be used by two threads at once, so each device has a lock.
 - An index that is not of cuVS takes a selector and ignores it. ``capabilities`` finds out.
-- ``faiss.contrib.torch_utils`` replaces ``search`` of every index by one that takes no parameters, in the whole process. So tensors are
-  handed over by their addresses instead, and nothing here imports it.
+- ``faiss.contrib.torch_utils`` replaces ``search`` of every index by one that takes no parameters, in the whole process (seen on the
+  CPU). So nothing here imports it: tensors are handed over by their addresses.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chroma_gpu.errors import DeviceError
-from chroma_gpu.index.faiss_library import load_faiss
+from chroma_gpu.index.faiss_library import load_faiss, searching
 from chroma_gpu.records import Metric, Vectors
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class OnCard:
     def search(self, queries: Vectors, k: int, params: Any = None) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """As ``Shared.search``."""
         with using(self._card):
-            found: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] = self.index.search(queries, k, params=params)
+            found: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] = searching(self.index)(queries, k, params=params)
             return found
 
     def add(self, vectors: Vectors) -> None:
@@ -133,8 +133,9 @@ def nearest(queries: Tensor, buffer: Buffer, k: int, metric: Metric) -> Nearest 
     """The k nearest rows of a buffer by FAISS's brute force, which reads them where they lie: a second opinion on our kernels.
 
     queries  [q, dim] float32, as the user gave them, on the CUDA device of the buffer
-    Returns  None where FAISS cannot say: k above 2048, codes of 8 bit, and columns it knows nothing of. It can for cosine over
-             float16, and for ip and l2 over float32. Rows that were set aside are found as if they were not
+    Returns  None where FAISS cannot say: k above 2048, rows of 8 bit or with a gain, which it knows nothing of. It can for ip and l2
+             over the float32 rows of an index, and for ip and cosine over any rows of unit length, of 16 bit too. Rows that were set
+             aside are found as if they were not
     Raises   DeviceError
     Cost     one pass for every 65,536 rows, on torch's current stream; meant for hundreds of queries: it selects with one block of
              threads for each
@@ -194,7 +195,11 @@ def survivors(
     from chroma_gpu.kernels.scan import Survivors
 
     fetched = 2 * k + _SPARE
-    theirs = None if metric is Metric.L2 else nearest(queries.float(), buffer, fetched, metric)
+    # Rounding the queries is in the slack only if the caller has done it.
+    same = bool(buffer.chunks) and (
+        queries.dtype == buffer.chunks[0].vectors.dtype or buffer.chunks[0].vectors.dtype == torch.float32
+    )
+    theirs = None if metric is Metric.L2 or not same else nearest(queries.float(), buffer, fetched, metric)
     if theirs is None:
         return None
     scores, errors = _scored(queries.float(), buffer, theirs.rows)
@@ -215,9 +220,9 @@ def survivors(
 def _can(buffer: Buffer, k: int, metric: Metric) -> bool:
     import torch
 
-    if not buffer.chunks or not 0 < k <= LARGEST_K:
+    if not buffer.chunks or not 0 < k <= LARGEST_K or buffer.chunks[0].gain is not None:
         return False
-    return buffer.chunks[0].vectors.dtype == (torch.float16 if metric is Metric.COSINE else torch.float32)
+    return buffer.chunks[0].vectors.dtype in ({torch.float32} if metric is Metric.L2 else {torch.float32, torch.float16})
 
 
 def _of_chunk(queries: Tensor, chunk: Chunk, k: int, metric: Metric) -> Nearest:

@@ -71,7 +71,7 @@ def read_faiss(file: BinaryIO) -> Any:
     faiss.set_deserialization_vector_byte_limit(max(1, left))
     faiss.set_deserialization_loop_limit(_LOOPS)
     try:
-        return faiss.read_index(faiss.PyCallbackIOReader(file.read))
+        return faiss.read_index(faiss.PyCallbackIOReader(file.read), faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE)
     finally:
         faiss.set_deserialization_vector_byte_limit(before[0])
         faiss.set_deserialization_loop_limit(before[1])
@@ -149,7 +149,7 @@ class Shared:
 
     def _search(self, queries: Vectors, k: int, params: Any) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         with self._lock().reading():
-            found: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] = self.index.search(queries, k, params=params)
+            found: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] = searching(self.index)(queries, k, params=params)
             return found
 
     def _lock(self) -> ReadWriteLock:
@@ -163,6 +163,11 @@ class Shared:
                 )
             lock = self._locks.setdefault(here, ReadWriteLock())
         return lock
+
+
+def searching(index: Any) -> Any:
+    """The ``search`` of an index that takes parameters. Whoever imports ``faiss.contrib.torch_utils`` replaces it by one that does not."""
+    return getattr(index, "search_numpy", index.search)
 
 
 def products(query: Vectors, vectors: Vectors, rows: Rows) -> npt.NDArray[np.float32]:

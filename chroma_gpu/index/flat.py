@@ -8,6 +8,7 @@ is the same, bit for bit, on every device and whatever the codes. Where the rows
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from chroma_gpu.errors import InvalidArgumentError
-from chroma_gpu.index import IndexSpec, Traits, checkpoint, exact, scoring
+from chroma_gpu.index import IndexSpec, Traits, answers, checkpoint, exact, scoring
 from chroma_gpu.index.cost import SHIPPED, Costs
 from chroma_gpu.index.gpu.bounds import ordinary
 from chroma_gpu.index.gpu.codes import LADDERS
 from chroma_gpu.index.gpu.residence import Residence
 from chroma_gpu.index.growing import Growing
-from chroma_gpu.records import DeviceBlock, Hits, Vectors, VectorSource
+from chroma_gpu.records import DeviceBlock, Hits, Metric, Vectors, VectorSource
 from chroma_gpu.rowset import RowSet
 
 _SLICE: Final = 8192
@@ -105,14 +106,26 @@ class FlatIndex:
         mask, passing = exact.narrowed(mask, n)
         if not (len(queries) and k and passing):
             return Hits.empty(len(queries), k)
-        hits = None
-        if self._residence is not None and not self._residence.over:
-            norms = scoring.norms(queries)
-            if ordinary(norms).all():
-                hits = self._residence.search(queries, norms, n, k, mask, passing)
-        if hits is None:
-            hits = exact.search_block(queries, self._source, 0, n, mask, k, self.spec.metric, self._norms.view(n))
-        return hits
+        residence = self._residence
+        if residence is None or residence.over:
+            return self._on_host(queries, n, k, mask)
+        norms = scoring.norms(queries)
+        alike = (norms == 0) & (self.spec.metric is not Metric.L2)
+        held = ordinary(norms) & ~alike
+        parts, places = [], []
+        for some in (held, alike, ~(held | alike)):
+            if some.any():
+                few = queries if some.all() else queries[some]
+                if some is held:
+                    hits = residence.search(few, norms[some], n, k, mask, passing) or self._on_host(few, n, k, mask)
+                else:
+                    hits = _alike(len(few), n, k, mask) if some is alike else self._on_host(few, n, k, mask)
+                parts.append(hits)
+                places.append(np.flatnonzero(some))
+        if len(parts) == 1:
+            return parts[0]
+        hits, order = answers.stacked(parts, k), np.argsort(np.concatenate(places))
+        return replace(hits, rows=hits.rows[order], distances=hits.distances[order], counts=hits.counts[order])
 
     def offer(self, block: DeviceBlock) -> None:
         """As ``index.offer``."""
@@ -144,6 +157,9 @@ class FlatIndex:
             index._residence.fill(held.count)
         return index
 
+    def _on_host(self, queries: Vectors, n: int, k: int, mask: RowSet | None) -> Hits:
+        return exact.search_block(queries, self._source, 0, n, mask, k, self.spec.metric, self._norms.view(n))
+
     def _resident(self) -> Residence:
         params = self._params
         return Residence(
@@ -156,3 +172,11 @@ class FlatIndex:
             limit=params["limit"],
             rerank=params["rerank"],
         )
+
+
+def _alike(n_queries: int, n: int, k: int, mask: RowSet | None) -> Hits:
+    """For queries of zeros under cosine and ip, to which every row is at 1: a scan would keep them all."""
+    rows = np.arange(min(k, n), dtype=np.uint32) if mask is None else mask.rows()[:k]
+    hits = Hits.empty(n_queries, k)
+    hits.rows[:, : len(rows)], hits.distances[:, : len(rows)], hits.counts[:] = rows, 1, len(rows)
+    return hits

@@ -51,7 +51,8 @@ class IvfIndex:
 
     params   device: "cpu" or a CUDA device that FAISS can use. recall: what reading lists must reach. limit: as ``Settings.vram_limit``
     Memory   on the device ``lists.row_bytes`` a row, 4 dim + 8 or 56 for 384 dimensions, and the centres; 4 bytes a row on the host
-    Cost     training: ``lists.train``, once, and again when the table has grown fourfold. add: 10 to 40 µs a row of 384 on one core
+    Cost     training: ``lists.train``, once, and again when the table has grown fourfold. All of 50,000 rows of 384 took 3 s, codes
+             14 s, on two busy cores
     """
 
     def __init__(self, spec: IndexSpec, source: VectorSource) -> None:
@@ -181,6 +182,7 @@ class IvfIndex:
     def _codes_of(self, held: checkpoint.Checkpoint) -> Any:
         held.require(isinstance(held.faiss, load_faiss().IndexIVFPQ), "lists of codes")
         held.require(held.faiss.d == lists.width_of(PQ, self.spec.dim) and held.faiss.ntotal == held.count, "all codes")
+        held.faiss.use_precomputed_table = -1
         return held.faiss
 
     def _vectors_of(self, held: checkpoint.Checkpoint) -> Any:
@@ -283,10 +285,11 @@ class IvfIndex:
         best, depth = Reached(1, -1.0), 1
         for deep in _DEEP if self.spec.kind == PQ else (1,):
             reached = ten.least(doubling(held.lists), partial(found, ten, deep), self._recall)
-            if reached.recall > best.recall:
-                best, depth = reached, deep
-            if best.recall >= self._recall:
+            done = best.recall >= self._recall
+            if done and 3 * reached.level > 2 * best.level:  # reranking more would hardly save lists
                 break
+            if done or reached.recall > best.recall:
+                best, depth = reached, deep
         levels = (level for level in doubling(held.lists) if level >= best.level)
         more = hundred.least(levels, partial(found, hundred, depth), self._recall)
         self._effort = Effort.between(n, self._recall, best, more, depth)

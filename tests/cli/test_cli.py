@@ -131,6 +131,8 @@ def test_doctor(capsys):
     out = capsys.readouterr().out
     assert "torch" in out
     assert "default model" in out
+    assert "index ivf_pq" in out
+    assert "masks are" in out
 
 
 def test_doctor_names_the_command_that_mends(capsys, monkeypatch):

@@ -11,6 +11,7 @@ import chroma_gpu
 from chroma_gpu.config import Settings
 from chroma_gpu.engine.background import Background
 from chroma_gpu.engine.indexes import Indexes
+from chroma_gpu.errors import MissingDependency
 from chroma_gpu.records import Metric
 from chroma_gpu.store.memory import MemoryVectors
 
@@ -124,7 +125,7 @@ def test_answers_do_not_depend_on_the_index(open_client, tmp_path, vectors):
     rng = np.random.default_rng(6)
     metadatas = [{"g": int(value)} for value in rng.integers(0, 1_000, N)]
     answers = {}
-    for index in ("flat", "codes", "hnsw"):
+    for index in ("flat", "codes", "hnsw", "ivf", "ivf_pq"):
         with chroma_gpu.PersistentClient(tmp_path / index, Settings(index=index)) as client:
             collection = client.create_collection("c-1", embedding_function=None)
             collection.add(ids=[str(at) for at in range(N)], embeddings=vectors, metadatas=metadatas)
@@ -135,8 +136,29 @@ def test_answers_do_not_depend_on_the_index(open_client, tmp_path, vectors):
                 for where in (None, {"g": {"$lt": 500}}, {"g": {"$lt": 5}})
             ]
     exact = answers["flat"]
-    for index in ("codes", "hnsw"):
+    for index in ("codes", "hnsw", "ivf", "ivf_pq"):
         for got, want in zip(answers[index], exact, strict=True):
             found = sum(len(set(a) & set(b)) for a, b in zip(got["ids"], want["ids"], strict=True))
             assert found >= 0.98 * sum(map(len, want["ids"]))
             assert got["distances"][0][:1] == want["distances"][0][:1]
+
+
+def test_an_index_that_cannot_be_made_here_is_refused_at_once(tmp_path, vectors):
+    """Nothing else takes the place of what was asked for."""
+    with chroma_gpu.PersistentClient(tmp_path / "cagra", Settings(index="cagra")) as client:
+        collection = client.create_collection("c-1", embedding_function=None)
+        with pytest.raises(MissingDependency, match=r"cagra needs cuVS.*cuvs-cu13"):
+            collection.add(ids=["a"], embeddings=vectors[:1])
+
+
+def test_lists_are_tuned_for_the_recall_of_the_settings(source, background):
+    reads = []
+    for recall in (0.8, 0.95, 0.0):
+        indexes = Indexes(source, Metric.L2, {}, Settings(index="ivf", recall=recall), background, None)
+        indexes.build(N, DIM)
+        (choice,) = indexes.choices()
+        assert choice.traits.recall >= (recall or 0.99)
+        reads.append(choice.traits.reads)
+        indexes.close()
+    assert reads == sorted(reads)
+    assert reads[0] < reads[2]

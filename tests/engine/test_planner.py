@@ -214,10 +214,31 @@ def test_k_is_at_most_the_candidates_and_every_way_is_told():
         ("flat", 50_000, True, False, ("flat",)),
         ("codes", 10**6, True, True, ("codes",)),
         ("hnsw", 3_000, True, False, ("codes", "hnsw")),
+        ("ivf", 1_000, True, False, ()),
+        ("ivf", 50_000, True, False, ("ivf",)),
+        ("ivf_pq", 50_000, True, True, ("ivf_pq",)),
+        ("cagra", 50_000, False, True, ("cagra",)),
     ],
 )
 def test_which_indexes_are_kept(index, rows, faiss, gpu, kinds):
     assert wanted(Settings(index=index), rows, faiss=faiss, gpu=gpu) == kinds
+
+
+@pytest.mark.parametrize("kind", ["ivf", "ivf_pq"])
+def test_lists_are_asked_as_far_as_their_recall_goes(kind):
+    seen = Traits(False, True, "cpu", reads=0.02, recall=0.97)
+    held = Choice(IndexSpec(kind, Metric.L2, 384), seen, MILLION)
+    assert way(MILLION, MILLION, indexes=[held]) == (Way.INDEX, kind)
+    assert plan(MILLION, MILLION, 10, 1, 384, [held]).recall == 0.97
+    assert way(MILLION, MILLION, indexes=[held], recall=0.98) == (Way.SCAN, None)
+    # Under a mask nothing is promised, and where what is near is ruled out they are not asked.
+    assert way(500_000, MILLION, indexes=[held]) == (Way.INDEX, kind)
+    assert plan(500_000, MILLION, 10, 1, 384, [held]).recall is None
+    assert way(500_000, MILLION, indexes=[held], recall=0.5)[0] is not Way.INDEX
+    assert way(500_000, MILLION, indexes=[held], missing=0.9)[0] is not Way.INDEX
+    # What reads everything costs more than the scan.
+    whole = replace(held, traits=replace(seen, reads=1.0))
+    assert kind == "ivf_pq" or way(MILLION, MILLION, indexes=[whole]) == (Way.SCAN, None)
 
 
 def test_where_what_is_near_is_ruled_out_approximate_ways_cost_the_exact_one_too():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from chroma_gpu.errors import InvalidArgumentError, InvalidFilter
 from chroma_gpu.filter import DocumentContains, DocumentMatches, DocumentNotContains, DocumentNotMatches
-from chroma_gpu.filter.regex import MAX_PATTERN, compiled
+from chroma_gpu.filter.regex import MAX_NESTED, MAX_PATTERN, compiled
 
 DOCUMENT = "a\nb é %_\\"
 
@@ -174,6 +174,7 @@ def test_refused_in_chromas_words(pattern, rest):
         # RE2 takes these, as something else than Rust.
         *("[a&&b]", "[a--b]", "[a~~b]", "[a[bc]]", r"\0", r"\12", r"\Qa", "a{2,b}"),
         "a" * (MAX_PATTERN + 1),
+        "(" * (MAX_NESTED + 1) + "a" + ")" * (MAX_NESTED + 1),
     ],
 )
 def test_refused(pattern):

@@ -215,3 +215,13 @@ def test_an_empty_answer_ends_the_asking():
     assert not tree.candidates(containing)
     assert len(asked) == 1
     assert tree.lookups == 3
+
+
+def test_groups_may_lie_deeper_in_each_other_than_calls_may():
+    pattern = "(" * 250 + "abc" + "|x)" * 249 + ")+d"
+
+    def called(depth):
+        return called(depth - 1) if depth else (required(DocumentMatches(pattern)), strings(DocumentMatches(pattern)))
+
+    assert called(400) == (None, ())
+    assert strings(DocumentMatches("(?i:" * 250 + "abc" + ")" * 250)) == strings(DocumentMatches("(?i)abc"))

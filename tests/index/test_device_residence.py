@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import re
 import subprocess
 import sys
 import threading
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from neighbours import ArraySource, assert_identical
@@ -24,6 +26,7 @@ from chroma_gpu.index.growing import Growing
 from chroma_gpu.index.scoring import norms
 from chroma_gpu.kernels import buffer, quantise, scan
 from chroma_gpu.records import Metric
+from chroma_gpu.rowset import RowSet
 
 N, DIM = 2_000, 24
 VECTORS = folded(N, DIM)
@@ -246,7 +249,80 @@ def test_memory_that_runs_out_for_one_query(device, ledger, monkeypatch):
     assert place.ask() is not None
 
 
-@pytest.mark.parametrize("text", ["CUDA error: device-side assert triggered", "CUDA error: uncorrectable ECC error encountered"])
+def test_memory_that_runs_out_for_many_rows_takes_fewer_at_once(device, ledger, monkeypatch):
+    way, sizes = quantise.quantise, []
+
+    def tight(vectors, *given):
+        sizes.append(len(vectors))
+        return out_of_memory() if len(vectors) > 300 else way(vectors, *given)
+
+    monkeypatch.setattr(quantise, "quantise", tight)
+    place = Place(device, ledger)
+    assert sizes[:3] == [1024, 512, 256]
+    assert sum(size for size in sizes if size <= 300) == N
+    assert place.codes == "float16"
+    assert place.ask() is not None
+
+
+def test_a_table_is_closed_while_memory_runs_out(device, ledger, monkeypatch):
+    place = Place(device, ledger, filled=0)
+
+    def closed(*given):
+        place.it._closed, place.it._ladder = True, ()  # as ``close`` does in another thread, before it waits for this one
+        place.it._let_go()
+        out_of_memory()
+
+    monkeypatch.setattr(quantise, "quantise", closed)
+    place.it.fill(N)
+    assert place.it.over
+    assert not ledger.held()
+
+
+def test_a_table_is_closed_between_two_steps_of_an_upload(device, ledger, monkeypatch):
+    place = Place(device, ledger, filled=0)
+    made = place.it._new
+
+    def closing(layout):
+        shards = made(layout)
+        add = shards.add
+
+        def closed(*given):
+            place.it._closed = True
+            place.it._let_go()
+            add(*given)
+
+        monkeypatch.setattr(shards, "add", closed)
+        return shards
+
+    monkeypatch.setattr(place.it, "_new", closing)
+    place.it.fill(N)
+    assert place.codes is None
+    assert not ledger.held()
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_rows_that_come_during_a_search_do_not_pass_an_earlier_mask(device, ledger, monkeypatch, listed):
+    """Be it that devices know the mask as the beginning of a longer one, whose bits go on."""
+    monkeypatch.setattr(residence, "reads_a_list", lambda *_: listed)
+    masks = residence.MASKS
+    place = Place(device, ledger)
+    for n in (640, 1_001, 1_025):
+        whole = RowSet.full(N)
+        masks.words(whole, place.it.names[0])
+        mask = masks.cut(whole, n)
+        place.it._shards.aside.rows = np.array([n - 1, N - 1], np.uint32)  # one more that came, and one of them set aside
+        hits = place.it.search(QUERIES, norms(QUERIES), n, 10, mask, n)
+        assert_identical(hits, exact.search_block(QUERIES, ArraySource(VECTORS), 0, n, None, 10, Metric.L2))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: device-side assert triggered",
+        "CUDA error: uncorrectable ECC error encountered",
+        "Triton Error [CUDA]: an illegal memory access was encountered",
+    ],
+)
 def test_a_device_that_fails_in_a_search(device, ledger, monkeypatch, text):
     place = Place(device, ledger)
 
@@ -254,8 +330,9 @@ def test_a_device_that_fails_in_a_search(device, ledger, monkeypatch, text):
         raise RuntimeError(text)
 
     monkeypatch.setattr(scan, "scan", broken)
-    with pytest.raises(DeviceError, match=f"failed: {text}.*The data is on disk and safe"):
+    with pytest.raises(DeviceError, match=f"failed: {re.escape(text)}.*The data is on disk and safe"):
         place.ask()
+    assert residence._LEFT.pop().snapshot.parts, "torch would end the process if it had to free what the device has"
     assert place.it.over
     assert place.ask() is None
     assert not ledger.held()
@@ -295,6 +372,7 @@ def test_errors_are_told_apart():
     assert devices.is_lost(RuntimeError("CUDA error: an illegal memory access was encountered"))
     assert not devices.is_lost(torch.OutOfMemoryError("CUDA error: out of memory"))
     assert not devices.is_lost(RuntimeError("CUDA error: out of memory"))
+    assert devices.is_out_of_memory(RuntimeError("Triton Error [CUDA]: out of memory"))
     assert not devices.is_lost(ValueError("CUDA error"))
 
 

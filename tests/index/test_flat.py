@@ -81,6 +81,29 @@ def test_extremes(device, metric, codes, scale):
 
 
 @METRICS
+def test_queries_of_zeros_do_not_bring_every_row_to_the_host(device, metric, monkeypatch):
+    """Cosine and ip put all rows at the same distance from them; they and queries that float32 could overflow on come in any order."""
+    vectors = with_zeros(folded(N, DIM), 400)
+    index = resident(vectors, metric, device)
+    queries = folded(9, DIM, seed=1)
+    queries[[0, 3, 8]] = 0
+    queries[4] *= np.float32(1e30)
+    asked = []
+    way = scan.scan
+    monkeypatch.setattr(scan, "scan", lambda given, *rest, **more: asked.append(len(given)) or way(given, *rest, **more))
+    scanned = []
+    block = exact.search_block
+    monkeypatch.setattr(exact, "search_block", lambda given, *rest: scanned.append(len(given)) or block(given, *rest))
+    for k, mask in ((10, None), (N + 5, None), (10, RowSet.where(np.arange(N) % 3 == 1)), (10, RowSet.of(np.arange(4), N))):
+        for few in (queries, queries[:1], queries[[0, 3]]):
+            hits = index.search(few, k, mask)
+            assert_identical(hits, block(few, ArraySource(vectors), 0, N, mask, k, metric))
+    if metric is not Metric.L2:
+        assert set(asked) <= {5}
+        assert set(scanned) == {1}
+
+
+@METRICS
 @CODES
 def test_every_width_of_masks(device, metric, codes, monkeypatch):
     ways = []

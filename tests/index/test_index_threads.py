@@ -65,6 +65,15 @@ assert not failures and all(rounds), (failures, rounds)
 assert recall(index.search(queries, 10), brute_force(queries, vectors, 10, Metric.L2)) > 0.9
 """
 
+WITH_TORCH_UTILS = """
+import faiss.contrib.torch_utils
+index.add(N)
+mask = RowSet.where(np.random.default_rng(0).random(N) < 0.5)
+got = index.search(queries, 10, mask)
+assert all(int(row) in mask for row in got.rows.ravel())
+assert recall(got, brute_force(queries, vectors, 10, Metric.L2, mask)) > 0.9
+"""
+
 AFTER_A_FORK = """
 index.add(5_000)
 want = index.search(queries, 10)
@@ -101,6 +110,12 @@ def test_searches_during_adds(kind):
 @KINDS
 def test_a_forked_child_searches_and_adds(kind):
     run(AFTER_A_FORK, kind)
+
+
+@pytest.mark.parametrize("kind", ["codes", "hnsw", "ivf"])
+def test_faiss_with_torch_searches_under_masks_too(kind):
+    """Its module for tensors takes the parameters away from every search in the process."""
+    run(WITH_TORCH_UTILS, kind)
 
 
 @pytest.fixture

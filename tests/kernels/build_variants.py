@@ -49,7 +49,46 @@ def built(variant, capability: int) -> dict[str, object]:
         "registers": registers,
         "spilled": stack + local,
         "threads": 32 * kernel.metadata.num_warps,
+        "unordered": unordered(
+            kernel.asm["ptx"], variant.constexprs.get("ROWS", 0) * variant.constexprs.get("BATCH", 0), 32 * variant.num_warps
+        ),
     }
+
+
+def unordered(ptx: str, entries: int, threads: int) -> list[str]:
+    """What the threads of a card could do in another order than the one that is meant: lines of PTX, and what they lack.
+
+    entries  how many numbers an atomic of this kernel has, or 0; where threads are more, several stand for one number
+    """
+    faults = []
+    lines = [each.strip() for each in ptx.splitlines()]
+    marks = [(i, found[0]) for i, line in enumerate(lines) if (found := _MARKS.search(line))]
+    kinds = [kind for _, kind in marks]
+    for place, (i, kind) in enumerate(marks):
+        before, after = kinds[:place][::-1], kinds[place + 1 :]
+        line, lacks = lines[i], []
+        if kind == "atom.":
+            if ".gpu." not in line or not line.startswith("@%p"):
+                lacks.append("the whole card, or one thread for each number")
+            if (".acq_rel." if ".cas." in line or ".exch." in line else ".relaxed.") not in line:
+                lacks.append("its order")
+            if ".cas." in line and _first(after, "bar.sync", "ld.global", "st.global", "atom.") != "bar.sync":
+                lacks.append("that all threads wait for what was taken")
+            if ".exch." in line and _first(before, "bar.sync", "ld.global", "st.global", "atom.") != "bar.sync":
+                lacks.append("that all threads are done before it is given back")
+            if ".add." in line and 0 < entries < threads and _first(after, "st.shared", "st.global") != "st.shared":
+                lacks.append("that all threads of a number learn its place")
+        elif "ld.global.cg" in line and _first(before, "bar.sync", "st.global") != "bar.sync":
+            lacks.append("that all threads have written")
+        faults += [f"{line}: {lack}" for lack in lacks]
+    return faults
+
+
+_MARKS = re.compile(r"\batom\.|\bbar\.sync|\b(?:ld|st)\.(?:global|shared)")
+
+
+def _first(kinds: list[str], *wanted: str) -> str | None:
+    return next((kind for kind in kinds if kind in wanted), None)
 
 
 def usage(cubin: bytes) -> tuple[int, int, int]:

@@ -157,6 +157,18 @@ def test_pairs_that_run_over(device, monkeypatch, way):
     assert sorted(rooms) == rooms
 
 
+@pytest.mark.parametrize("way", ["split", "fused"])
+def test_pairs_whose_places_would_not_fit(device, monkeypatch, way):
+    need(way)
+    from chroma_gpu.kernels import join_triton
+
+    monkeypatch.setattr(module, "PAIRS", 10)
+    monkeypatch.setattr(join_triton, "MOST", 100)
+    chunks, _, _ = table(150, 5, device)
+    with trying("join", TILE), pytest.raises(OverflowError, match="more than 100: ask for a higher threshold"):
+        join(Buffer.of(chunks), 3.125, variant=way)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_limit(device, way):
     need(way)

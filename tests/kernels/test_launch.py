@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,38 @@ def test_work_that_waits_for_the_card_cannot_be_recorded(device):
     with pytest.raises(RuntimeError):
         Replay(lambda x: [x * x.sum().item()], [torch.ones(4, device=device)])
     assert torch.ones(1, device=device).item() == 1.0, "the device goes on"
+
+
+@pytest.mark.parametrize("name", ["collect_triton", "lists_triton"])
+def test_numbers_of_a_search_are_not_compiled_in(name):
+    """Each of them would make two or three kernels of one, to be built in the middle of some later search."""
+    for variant in importlib.import_module(f"chroma_gpu.kernels.{name}").VARIANTS:
+        names = {each for each, kind in variant.signature.items() if kind in {"i32", "i64"}}
+        left = getattr(variant.fn, "do_not_specialize", None) or getattr(variant.fn, "kwargs", {}).get("do_not_specialize") or ()
+        assert names == set(left), variant.name
+
+
+def test_one_thread_compiles_at_a_time(device):
+    """Triton's own state does not stand several, least of all the interpreter's."""
+    inside, most = [], []
+
+    class Slow:
+        arg_names = ("x",)
+
+        def __getitem__(self, grid):
+            def run(*given, **more):
+                inside.append(1)
+                most.append(len(inside))
+                both.wait(0.05) if len(most) == 1 else None
+                inside.pop()
+
+            return run
+
+    both = threading.Event()
+    kernel, x = Slow(), torch.zeros(1, device=device)
+    threads = [threading.Thread(target=launch, args=(kernel, (1, 1, 1), x)) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert most == [1, 1, 1, 1]

@@ -303,6 +303,27 @@ def test_more_queries_than_lists_fit(device, monkeypatch, way):
     check(way, 100, 3, 130, 2, device=device, how=Config(128, 64, 16, 4, 1, "dot"), lengths=True)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_more_queries_than_are_counted_in_32_bits(device, monkeypatch, way):
+    turns = []
+    tiles = module._tiles
+    monkeypatch.setattr(module, "TOGETHER", 4)
+    monkeypatch.setattr(module, "_tiles", lambda queries, *given: turns.append(len(queries)) or tiles(queries, *given))
+    check(way, 100, 3, 10, 2, device=device, lengths=True)
+    assert turns == [4, 4, 2]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_bound_that_is_no_number_keeps_everything(device, way):
+    """As where a floor and a slack are both infinite: the caller scores what it did not want rather than miss what it did."""
+    need(way)
+    vectors = torch.arange(200, dtype=torch.float16, device=device)[:, None]
+    slack = torch.tensor([0.0, torch.nan], device=device)
+    with trying("product", Config(64, 16, 16, 4, 1, "dot")):
+        found = product(torch.ones(2, 1, device=device).half(), Buffer.of([Chunk(0, vectors)]), 3, slack, variant=way)
+    assert pairs(found) == {(0, row) for row in (197, 198, 199)} | {(1, row) for row in range(200)}
+
+
 def test_tuning_says_which_way_is_taken(device, monkeypatch):
     pytest.importorskip("triton", reason="Triton is for Linux only")
     from chroma_gpu.kernels import product_triton

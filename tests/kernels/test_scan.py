@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from chroma_gpu.kernels import scan as scan_module
 from chroma_gpu.kernels.buffer import Buffer, Chunk
 from chroma_gpu.kernels.gather import gather
 from chroma_gpu.kernels.scan import SPARSE, blocks, product_error, scan
@@ -201,3 +202,47 @@ def test_codes_errors_and_lengths(device, codes, share):
 def test_a_k_below_one(way):
     with pytest.raises(ValueError, match="at least 1"):
         way(torch.ones(1, 3), Buffer.of([Chunk(0, torch.ones(4, 3))]), 0, torch.zeros(1))
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """A CUDA device that nobody knows yet."""
+    scan_module._starts.cache_clear()
+    monkeypatch.setattr(scan_module, "_WITHOUT", set())
+    yield torch.device("cuda", 99)
+    scan_module._starts.cache_clear()
+
+
+def test_torch_serves_a_card_on_which_triton_cannot_start_kernels(card, monkeypatch):
+    lists = pytest.importorskip("chroma_gpu.kernels.lists_triton", reason="Triton is for Linux only")
+
+    def fails(device):
+        raise RuntimeError("Failed to find C compiler.")
+
+    monkeypatch.setattr(lists, "tried", fails)
+    before = product_error(64, card, torch.float16)
+    with pytest.warns(RuntimeWarning, match="Failed to find C compiler.*slower, by torch alone.*gcc or clang"):
+        assert not scan_module.has_triton(card)
+    assert not scan_module.has_triton(card), "and says so once: warnings are errors here"
+    assert product_error(64, card, torch.float16) < before, "float32 products are exact to more than tensor cores are"
+    torch.set_float32_matmul_precision("high")
+    try:
+        assert product_error(64, card, torch.float16) > 2.0**-10, "they are what torch multiplies"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_a_card_that_fails_is_not_taken_for_one_without_triton(card, monkeypatch):
+    lists = pytest.importorskip("chroma_gpu.kernels.lists_triton", reason="Triton is for Linux only")
+
+    def fails(device):
+        raise RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered")
+
+    monkeypatch.setattr(lists, "tried", fails)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        scan_module.has_triton(card)
+
+
+def test_what_is_tried_runs(device):
+    lists = pytest.importorskip("chroma_gpu.kernels.lists_triton", reason="Triton is for Linux only")
+    lists.tried(torch.device(device))

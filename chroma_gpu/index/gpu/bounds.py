@@ -130,8 +130,8 @@ class Aside:
         return aside, late
 
     def among(self, stop: int, mask: RowSet | None) -> Rows:
-        """The rows set aside below ``stop`` that a mask passes; the mask is of ``stop`` rows or more."""
-        rows: Rows = self.rows[self.rows < stop]
+        """The rows set aside below ``stop`` that a mask passes; rows that came after it do not."""
+        rows: Rows = self.rows[self.rows < (stop if mask is None else min(stop, mask.size))]
         if mask is None or not len(rows):
             return rows
         passes = np.right_shift(mask.words[rows >> 6], (rows & 63).astype(np.uint64)) & np.uint64(1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -129,20 +130,22 @@ class Residence:
             self._let_go()
 
     def _fill(self, stop: int, searched_before: int | None) -> None:
-        if self._shards is not None and self._shards.released:
+        shards = self._shards
+        if shards is not None and shards.released:
             self._let_go()
             self._evicted = True
         if self._evicted and searched_before is None:
             return
         while self._ladder and not self._closed:
-            layout = self._shards.layout if self._shards else self._layout(searched_before)
+            shards = self._shards  # which a search or ``close`` may take away meanwhile
+            layout = shards.layout if shards else self._layout(searched_before)
             if layout is None:
-                if searched_before is None:
+                if searched_before is None and self._ladder:
                     self._give_up()
                 return
             try:
-                self._shards = self._shards or self._new(layout)
-                self._shards.add(self._source, stop, len(self._source), searched_before, self._offered)
+                self._shards = shards = shards or self._new(layout)
+                shards.add(self._source, stop, len(self._source), searched_before, self._offered)
                 self._evicted = False
                 return
             except Released:
@@ -155,7 +158,7 @@ class Residence:
                     return
                 self._step_down(layout, warn=False)
             except Exception as error:
-                self._let_go()
+                self._leave() if devices.is_lost(error) else self._let_go()
                 self._fail(error, layout)
 
     def _found(
@@ -183,7 +186,7 @@ class Residence:
             parts = [hits for _, hits in devices.with_smaller_batches(run, np.arange(len(queries)), on_host)]
         except Exception as error:
             if devices.is_lost(error):
-                self._let_go()
+                self._leave()
                 self._fail(error, shards.layout)
             raise
         if short:
@@ -215,6 +218,15 @@ class Residence:
         shards, self._shards = self._shards, None
         if shards is not None:
             shards.release()
+
+    def _leave(self) -> None:
+        """Go on without a device that failed. Its memory stays as it is: torch asks the device before it frees what uploads and searches
+        had together, and where that fails the process ends."""
+        shards, self._shards = self._shards, None
+        if shards is not None:
+            _LEFT.append(shards)
+            for holder in shards.holders:
+                self._ledger.give_back(holder)
 
     def _come_back(self, n: int, before: int) -> None:
         """Begin to upload again, if the tables that would have to go were not searched since this one was searched before."""
@@ -256,6 +268,8 @@ class Residence:
         rerank, self._rerank = layout.rerank, False
         if rerank:
             return
+        if layout.codes not in self._ladder:  # closed, or failed, meanwhile
+            return
         self._ladder = self._ladder[self._ladder.index(layout.codes) + 1 :]
         if not self._ladder:
             self._give_up()
@@ -275,6 +289,10 @@ class Residence:
         warnings.warn(
             f"{what}. Settings.vram_limit is {self._limit!r}; what else uses the device counts too.", RuntimeWarning, stacklevel=2
         )
+
+
+_LEFT: Final[list[Shards]] = []
+"""What lies on devices that failed."""
 
 
 def _checked(name: str) -> str:

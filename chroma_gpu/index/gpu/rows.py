@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from chroma_gpu import device as devices
 from chroma_gpu.index.gpu.codes import Codes, Layout
 from chroma_gpu.index.gpu.ledger import Ledger
-from chroma_gpu.index.gpu.offered import NOTHING, Offered
+from chroma_gpu.index.gpu.offered import NOTHING, Offer, Offered
 from chroma_gpu.index.gpu.staging import staging_of
 from chroma_gpu.records import Metric, Rows, Vectors
 
@@ -125,20 +126,26 @@ class DeviceRows:
         if first == start:
             self._grow(start, max(stop, min(CHUNK, expected - start)), searched_before)
         for begin, end, there in offered.pieces(first, first + len(vectors), self.name, self._staging.rows(self._dim)):
-            few, marks = vectors[begin - first : end - first], aside[begin - first : end - first]
-            place = begin - start
             filling = self._grow(start, end - start, searched_before)
 
-            def written(moved: Tensor, aside: Tensor | None, filling: _Filling = filling, place: int = place) -> None:
-                for chunk in filling.chunks():
-                    quantise(moved, chunk, place, self._metric, aside)
+            def put(few: npt.NDArray[np.intp], filling: _Filling = filling, there: Offer | None = there) -> None:
+                begin, end = int(few[0]), int(few[-1]) + 1
+                part, marks = vectors[begin - first : end - first], aside[begin - first : end - first]
 
-            # Asked for only now: making room may have cost what was offered.
-            block = None if there is None else there.block(begin, end)
-            if block is None:
-                self._staging.upload(few, marks, written)
-            else:
-                self._staging.take(block, marks, written)
+                def written(moved: Tensor, aside: Tensor | None) -> None:
+                    for chunk in filling.chunks():
+                        quantise(moved, chunk, begin - start, self._metric, aside)
+
+                # Asked for only now: making room may have cost what was offered.
+                block = None if there is None else there.block(begin, end)
+                if block is None:
+                    self._staging.upload(part, marks, written)
+                else:
+                    self._staging.take(block, marks, written)
+
+            # Tried for a single row once more, for the error of the device itself.
+            for _ in devices.with_smaller_batches(put, np.arange(begin, end), put):
+                pass
             filling.rows = end - start
 
     def set_aside(self, rows: Rows) -> None:

@@ -187,7 +187,7 @@ class Shards:
             elif listed:
                 found = gather(units, buffer, self._listed(part, snapshot, mask), k, slack, lengths=lengths)
             else:
-                found = scan(units, buffer, k, slack, MASKS.words(mask, part.name), lengths=lengths, passing=passing)
+                found = scan(units, buffer, k, slack, self._words(part, snapshot, mask), lengths=lengths, passing=passing)
             if part.vectors is not None and len(found.rows) > NARROWED + KEPT * k * len(queries) and self.certified:
                 found = self._narrowed(part, snapshot, queries, norms, k, found)
             both = torch.stack([found.owners, found.rows]).cpu().numpy()
@@ -205,6 +205,16 @@ class Shards:
         lengths = None if asked.lengths is None else torch.from_numpy(asked.lengths).to(device)
         slack = asked.slack if self.certified else np.zeros_like(asked.slack)
         return torch.from_numpy(asked.units).to(device), lengths, torch.from_numpy(slack).to(device)
+
+    def _words(self, part: Part, snapshot: Snapshot, mask: RowSet) -> Tensor:
+        """[n] int32: the words of a mask. Rows that came after it do not pass."""
+        words = MASKS.words(mask, part.name)
+        if mask.size >= snapshot.rows:
+            return words
+        words = words[: -(-mask.size // 32)].clone()
+        if mask.size % 32:
+            words[-1] &= (1 << mask.size % 32) - 1
+        return words
 
     def _listed(self, part: Part, snapshot: Snapshot, mask: RowSet) -> Tensor:
         """[n] int64: the rows of a part that pass."""
