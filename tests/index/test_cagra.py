@@ -118,25 +118,16 @@ def test_rows_after_the_graph_are_found(cuvs, dear_exact):
     assert recall(index.search(QUERIES, 10), brute_force(QUERIES, VECTORS, 10, Metric.L2)) > 0.99
 
 
-def test_a_quarter_more_and_it_is_built_anew(cuvs, dear_exact):
-    source = Growing(4_096)
+def test_a_quarter_more_and_it_is_built_anew(cuvs, monkeypatch, dear_exact):
+    monkeypatch.setattr(cagra, "_FIRST", 1_000)
+    source = Growing(3_000)
     index = made(source=source)
-    assert index.traits.recall is not None
     before = cuvs.builds
-    source.rows = 20_000
-    index.add(5_000)  # far from all there is
-    assert cuvs.builds == before
     source.rows = N
-    index = made(source=Growing(4_096))
-    index._source.rows = 5_000
-    before = cuvs.builds
-    index.add(5_000)
-    assert cuvs.builds == before
-    index._built = (index._built[0], 4_000, index._built[2])
-    index._count -= 1
-    index._norms._length -= 1
-    index.add(5_000)
-    assert cuvs.builds == before + 1
+    for stop, builds in ((3_700, 0), (4_400, 0), (N, 1)):  # too few; far from all there is; all
+        index.add(stop)
+        assert cuvs.builds - before == builds
+    assert recall(index.search(QUERIES, 10), brute_force(QUERIES, VECTORS, 10, Metric.L2)) > 0.99
 
 
 def test_links_are_kept(cuvs, tmp_path, dear_exact):
@@ -171,17 +162,18 @@ def test_the_books_of_the_device(cuvs, dear_exact):
         made(limit="100KB")
 
 
+def lost(*given, **named):
+    raise RuntimeError("lost")
+
+
 def test_what_cuvs_raises_is_ours(cuvs, monkeypatch, dear_exact):
     index = made()
-    monkeypatch.setattr(
-        index._built[0]._cagra, "search", lambda *given, **named: 1 / 0 if False else (_ for _ in ()).throw(RuntimeError("lost"))
-    )
+    monkeypatch.setattr(index._built[0]._cagra, "search", lost)
     with pytest.raises(DeviceError, match="cuVS failed on cpu: lost"):
         index.search(QUERIES, 3)
 
 
 def test_a_self_test_that_fails_is_told(cuvs, monkeypatch):
-    monkeypatch.setattr(cuvs, "build", None)
     monkeypatch.setattr(sys.modules["cuvs.neighbors.cagra"], "build", None)
     with pytest.raises(DeviceError, match="cannot be used on cpu: cuVS failed"):
         made()
@@ -193,7 +185,7 @@ def test_parameters_are_checked(cuvs):
             made(**wrong)
 
 
-def test_without_cuvs_it_says_what_to_install(monkeypatch):
+def test_without_cuvs_it_says_what_to_install():
     assert importlib.util.find_spec("cuvs") is None
     with pytest.raises(MissingDependency, match=r"needs cuVS.*cuvs-cu13"):
         create(IndexSpec("cagra", Metric.L2, DIM), ArraySource(VECTORS))

@@ -409,3 +409,10 @@ def test_the_sample_is_spread_and_whole_groups(device):
         assert 0.001 < sample / 10_000_000 < 0.05
         assert sample // GROUP >= 2 * k
         assert plan.capacity > 3 * k * 10_000_000 / sample
+
+
+def test_queries_at_once_are_no_more_than_a_kernel_holds_numbers_of(device):
+    """However short their lists: else the second axis of the grid, or a block of Triton, would be too long."""
+    buffer = Buffer.of([Chunk(0, torch.ones(40, 3, device=device))])
+    for kind, most in ((LISTED, 4_096), (EACH, 1_023)):
+        assert scan_triton.planned(1, 1, buffer, kind, ONE, 1 << 20).together == most
