@@ -74,7 +74,7 @@ _LONGEST: Final = 2.0**40
 class CodesIndex:
     """1-bit codes with exact rerank (kind "codes"); needs FAISS.
 
-    params   fetch: estimates fetched first for each query; by default 30 k and 3.3 times the root of the rows that pass
+    params   fetch: estimates fetched first for each query; by default 30 k and twice the root of the rows that pass
     Memory   dim / 8 + 16 bytes a row, and dim / 8 + 8 more after the first search that skips through codes under a mask
     Cost     add: 3 µs a row of 384, 1.33 times that in the long run, because growing fourfold makes all codes anew: rows that
              arrive in the order of their topics would otherwise leave the centre, and with it the errors, at the first topic
@@ -114,7 +114,7 @@ class CodesIndex:
         Returns  Hits whose guard is None where the exact scan was the cheaper way from the start, else the worst of the batch:
                  "passed", "widened" (passed after fetching more) or "exact" (failed, so that everything was scanned)
         Cost     one query of k = 10 among 50,000 x 384 on one core: 1.1 ms when the guard passes at once (0.5 ms of it for the scan),
-                 as it does for 97 % of real queries; the exact scan takes 2.3 ms on two cores
+                 as it does for 92 % of real queries; the exact scan takes 2.3 ms on two cores
         """
         queries = exact.checked(queries, self.spec.dim)
         codes, n = self._codes, self._count
