@@ -25,7 +25,7 @@ if __name__ == "__main__":
 
 import torch  # noqa: E402
 
-from benchmarks import gpu_steps, gpu_tune  # noqa: E402
+from benchmarks import gpu_steps, gpu_tune, gpu_ways  # noqa: E402
 from benchmarks.gpu_cases import PRESETS, Case, cases, left  # noqa: E402
 from benchmarks.gpu_collection import Collections  # noqa: E402
 from benchmarks.gpu_data import Table  # noqa: E402
@@ -99,12 +99,18 @@ class Measured:
                 return self._collections.measured(case, self._place)
             if case.kind == "predicate":
                 return gpu_steps.predicate(case, self._device, self._place)
+            if case.kind in gpu_ways.KINDS:
+                return gpu_ways.measured(case, self._way_table(case), self._place.clock)
             return _KINDS[case.kind](case, self._of(case), self._place)
         except Exception as error:  # one cell of thousands: the row says why, and the others go on
             if not is_out_of_memory(error) and self._place.tiny:
                 raise
             self._forget()
             return {"ms": None, "error": f"{type(error).__name__}: {error}"[:500]}
+
+    def _way_table(self, case: Case) -> gpu_ways.Rows:
+        self._forget()
+        return gpu_ways.Rows(case, self._device)
 
     def _of(self, case: Case) -> Table:
         if self._table is None or self._table[0] != case.data:
@@ -162,6 +168,7 @@ def _said(row: dict[str, Any]) -> str:
     parts = [f"{row['case']:44}{row['ms']:10.4f} ms"]
     parts += [f"{row['of_copy'] * 100:4.0f} % of copy"] if "of_copy" in row else []
     parts += [f"exact {row['exact']:.2f}"] if "exact" in row else []
+    parts += [f"by {row['way']}, usually {row['usual_ms']:.4f} ms"] if "way" in row else []
     parts += [f"{peer} {row[f'{peer}_ratio']:.2f}x" for peer in ("torch", "faiss", "cuvs", "copy") if f"{peer}_ratio" in row]
     return "  ".join(parts)
 

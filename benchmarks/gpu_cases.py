@@ -21,7 +21,8 @@ class Case:
 
     kind   "peaks": what the card copies and multiplies. "scan": all rows, under a mask where not all pass. "gather": the same filter
            as a list of rows. "lists": another list for each query. "add": rows into a full table. "predicate": a filter to a mask.
-           "join": all pairs as near as a threshold. "collection": whole queries from Python
+           "join": all pairs as near as a threshold. "collection": whole queries from Python. "replay", "faiss": a search of all rows
+           in another way than the usual one, and the usual way; its rows are those of ``gpu_ways``
     dtype  of the codes on the device
     share  of the rows that pass the filter
     """
@@ -68,8 +69,18 @@ def quick() -> Iterator[Case]:
     yield from (Case("scan", MILLION, k=k) for k in (100, 1000, 5000))
     yield from (Case("scan", MILLION // 10, batch=batch) for batch in (1, 32))
     yield from (Case("collection", MILLION, share=share) for share in (1.0, 0.1, 0.01))
+    yield from other_ways()
     yield Case("join", MILLION // 10)
     yield from (Case("scan", MILLION, dim=dim, batch=batch) for dim in (128, 768, 1024) for batch in (1, 1024))
+
+
+def other_ways() -> Iterator[Case]:
+    """What is tried in another way than the usual one; these are what tuning decides by."""
+    for dtype in ("float16", "int8"):
+        yield from (Case("replay", rows, dtype=dtype, batch=batch) for rows in (1 << 12, 1 << 16, 1 << 20) for batch in (1, 8))
+    for dtype in ("float32", "float16+float32"):
+        cells = product((1 << 20, 1 << 22), (256, 1024), (10, 100))
+        yield from (Case("faiss", rows, dtype=dtype, batch=batch, k=k) for rows, batch, k in cells)
 
 
 def full() -> Iterator[Case]:

@@ -1,17 +1,21 @@
-"""Block sizes measured on the card at hand, for the shapes that count most, into the file that the kernels read."""
+"""Block sizes measured on the card at hand, and other ways of searching beside the usual one, for the shapes that count most, into the
+file that the kernels read."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import torch
 
+from benchmarks import gpu_ways
+from benchmarks.gpu_cases import Case, other_ways
 from benchmarks.gpu_data import Filter, Questions, Table
 from benchmarks.gpu_timing import Clock
 from chroma_gpu.config import tuning_file
 from chroma_gpu.kernels.gather import gather
 from chroma_gpu.kernels.scan import scan
-from chroma_gpu.kernels.tuning import measure
+from chroma_gpu.kernels.tuning import compare, measure
 
 _ROWS: Final = 1 << 20
 _DIM: Final = 384
@@ -44,3 +48,29 @@ def tune(clock: Clock, device: str, rows: int = _ROWS) -> None:
                 tuning_file(),
             )
             print(f"{kernel} {dtype} b{batch}: {best}", flush=True)
+        del table, listed, asked
+        torch.cuda.empty_cache()
+    choose(clock, device, properties.name, capability)
+
+
+def choose(clock: Clock, device: str, card: str, capability: int, wanted: Iterable[Case] | None = None) -> None:
+    """Measure the other ways beside the usual one, which has its block sizes by now, and note where they are faster."""
+    for case in other_ways() if wanted is None else wanted:
+        try:
+            row = gpu_ways.measured(case, gpu_ways.Rows(case, device), clock)
+        except (
+            RuntimeError
+        ) as error:  # no room, or a library that does not fit the card: then nothing is noted, and nothing taken
+            print(f"{case.key}: {str(error)[:200]}", flush=True)
+            row = None
+        if clock.cuda:
+            torch.cuda.empty_cache()
+        if row is None:
+            continue
+        if row["way"] != case.kind or row["exact"] < 1:
+            print(f"{case.key}: not here, or not exact", flush=True)
+            continue
+        shape = (capability, case.dtype, case.dim, case.batch, case.rows, case.k)
+        after = compare(case.kind, card, shape, row["usual_ms"] / 1e3, row["ms"] / 1e3, row["prepared_ms"] / 1e3, tuning_file())
+        said = "no" if after is None else f"yes, after {after} searches"
+        print(f"{case.key}: {row['ms']:.4f} ms, usually {row['usual_ms']:.4f}: {said}", flush=True)

@@ -6,13 +6,16 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from chroma_gpu.config import memory
 from chroma_gpu.errors import DeviceError
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 
@@ -226,6 +229,16 @@ def is_lost(error: BaseException) -> bool:
             )
         )
     )
+
+
+def serves(device: torch.device) -> bool:
+    """Whether a device still does what torch asks it for. A device that is lost does nothing more in this process."""
+    import torch
+
+    try:
+        return bool(torch.ones(1, device=device).item())
+    except RuntimeError:
+        return False
 
 
 def free_cached_memory() -> None:

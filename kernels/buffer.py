@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,6 +49,7 @@ class Buffer:
     stride  numbers from one row to the next
     even    whether chunk i starts CHUNK * i rows after the first one, and none is longer than CHUNK
     aligned whether every row begins at a multiple of 16 bytes
+    kept    what searches keep for this snapshot alone, see ``replays``; it goes with it
     """
 
     chunks: tuple[Chunk, ...]
@@ -57,6 +59,7 @@ class Buffer:
     stride: int
     even: bool
     aligned: bool
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, chunks: Sequence[Chunk]) -> Buffer:

@@ -66,7 +66,8 @@ class Replay:
     For work whose launches take longer than what they do: searches of small tables. The work must not wait for the card (no
     ``.item()``, no shapes that depend on values), and it reads and writes where it did when it was recorded: its inputs are copied
     to where they were then, its outputs lie where they lay and are overwritten by the next call. So the outputs of a call are
-    read, or copied, within ``lock``. Other tensors that the work reads must live as long as this: give them in ``keeps``.
+    read, or copied, within ``lock``. Other tensors that the work reads must live as long as this: give them in ``keeps``, or let
+    whoever owns them own this. The work itself is let go of.
     """
 
     def __init__(self, work: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor], keeps: object = None) -> None:
@@ -76,7 +77,8 @@ class Replay:
         Cost    three times the work; compiles what is not compiled
         """
         self.lock = threading.Lock()
-        self._keeps = (work, keeps)
+        self._keeps = keeps
+        self._last: torch.cuda.Stream | None = None
         self._inputs = [each.clone() for each in inputs]
         self._graph = torch.cuda.CUDAGraph()
         aside = torch.cuda.Stream(inputs[0].device)  # type: ignore[no-untyped-call]
@@ -92,6 +94,10 @@ class Replay:
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Start the work on these inputs, of the shapes it was recorded with, on torch's current stream.  Hold ``lock``"""
+        stream = torch.cuda.current_stream(self._inputs[0].device)
+        if self._last is not None and self._last != stream:
+            stream.wait_stream(self._last)  # there the outputs of the call before may still be being read
+        self._last = stream
         for to, given in zip(self._inputs, inputs, strict=True):
             to.copy_(given, non_blocking=True)
         self._graph.replay()

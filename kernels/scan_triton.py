@@ -6,15 +6,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
-from chroma_gpu.kernels.buffer import CHUNK, Buffer
+from chroma_gpu.kernels import buffer as chunks
+from chroma_gpu.kernels.buffer import Buffer
 from chroma_gpu.kernels.collect_triton import ALL, COLLECT, EACH, EVERY, GROUP, LISTED, MASKED, SAMPLE, TYPES, cut, score
 from chroma_gpu.kernels.launch import launch
 from chroma_gpu.kernels.lists_triton import compact, floor_of, halve, pack, power, prune
+from chroma_gpu.kernels.replays import replayed, worth
 from chroma_gpu.kernels.scan import Survivors
 from chroma_gpu.kernels.tuning import Config, Variant
 
@@ -159,22 +161,34 @@ def survivors(
     if each:
         how = replace(how, way="fma")  # there is one query for a tile
     plan = planned(k, source.most, buffer, source.kind, how, len(queries))
-    run = _Run(queries, buffer, k, slack, lengths, source, how, plan)
-    floors = None if plan.every else run.floors()
-    capacity = plan.capacity
-    again = False
-    while True:
-        lists = run.collected(floors, capacity)
-        found, kept = run.pruned(lists, capacity)
-        if floors is None or max(found) <= capacity:
-            return run.packed(lists, kept, capacity)
+
+    def begun(queries: Tensor, slack: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
+        run = _Run(queries, buffer, k, slack, lengths, source, how, plan)
+        floors = None if plan.every else run.floors()
+        lists = run.pruned(run.collected(floors, plan.capacity), plan.capacity)
+        return lists if floors is None else (*lists, floors)
+
+    n, dim = queries.shape
+    device, inputs = buffer.device, (queries, slack) if lengths is None else (queries, slack, lengths)
+    rows = name(buffer.chunks[0].vectors)
+    after = worth(_capability(device), rows, dim, n, len(buffer), k, plan.capacity) if source.kind == ALL else None
+    with replayed(buffer, (n, dim, queries.dtype, lengths is None, k, how), after, begun, inputs) as outputs:
+        lists, floors = _Lists(*(made := outputs or begun(*inputs))[:7]), None if plan.every else made[7]
+        found, kept = lists.state.tolist()  # waits for the device
+        if floors is None or max(found) <= plan.capacity:
+            return _packed(lists, kept, plan.capacity, copied=outputs is not None)
         # The k-th best of what fitted may be a better floor than the sample's. If that does not help, they really are so many.
         floors = torch.maximum(floors, lists.floors)
-        if again:
-            capacity = max(found)
-            if len(queries) > 1 and len(queries) * capacity > CROWD:
-                raise Crowded
-        again = True
+    del made, outputs  # the first lists need not lie beside the next
+    run, capacity = _Run(queries, buffer, k, slack, lengths, source, how, plan), plan.capacity
+    while True:
+        lists = run.pruned(run.collected(floors, capacity), capacity)
+        found, kept = lists.state.tolist()
+        if max(found) <= capacity:
+            return _packed(lists, kept, capacity)
+        floors, capacity = torch.maximum(floors, lists.floors), max(found)
+        if n > 1 and n * capacity > CROWD:
+            raise Crowded
 
 
 def tuned(kernel: str, buffer: Buffer, n_queries: int, dtype: torch.dtype = torch.float32) -> Config:
@@ -222,8 +236,7 @@ def planned(k: int, most: int, buffer: Buffer, kind: int, how: Config, n_queries
     return Plan(False, capacity, samples, max(1, min(together, ENTRIES // capacity)))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Lists:
+class _Lists(NamedTuple):
     """found [q, capacity, 4] and counts [q] as ``collect_triton.score`` leaves them, the others [q, capacity] as ``prune`` does;
     floors [q] and state [2, q] of that step."""
 
@@ -274,7 +287,7 @@ class _Run:
             "BIAS": first.bias is not None,
             "ERROR": first.error is not None,
             "STEPS": -1 if buffer.even else steps,
-            "SHIFT": CHUNK.bit_length() - 1,
+            "SHIFT": chunks.CHUNK.bit_length() - 1,  # as it was for ``Buffer.even``
             "OWNERS": power(self.n_queries + 1) if source.kind == EACH else 1,
             "ROWS": how.rows,
             "BATCH": self.batch,
@@ -310,8 +323,8 @@ class _Run:
         self._score(mode, self._programs(), floors, lists.found, None, lists.counts, capacity)
         return lists
 
-    def pruned(self, lists: _Lists, capacity: int) -> tuple[list[int], list[int]]:
-        """How many were found for each query, and how many of these are kept.  Waits for the device"""
+    def pruned(self, lists: _Lists, capacity: int) -> _Lists:
+        """The lists; how many were found for each query, and how many of these are kept, is in their state once the device is there."""
         counts, stride = self._counts(lists)
         block = min(power(max(capacity, 16)), 4096)
         launch(
@@ -331,32 +344,7 @@ class _Run:
             num_warps=_warps(block),
             BLOCK=block,
         )
-        found, kept = lists.state.tolist()
-        return found, kept
-
-    def packed(self, lists: _Lists, kept: list[int], capacity: int) -> Survivors:
-        """The lists as one."""
-        total = sum(kept)
-        if self.n_queries == 1:
-            return Survivors(lists.owners[0, :total], lists.rows[0, :total], lists.scores[0, :total])
-        owners, rows = (torch.empty(total, dtype=torch.int64, device=self.device) for _ in range(2))
-        scores = torch.empty(total, device=self.device)
-        block = min(power(max(*kept, 16)), 1024)
-        launch(
-            pack,
-            (self.n_queries, 1, 1),
-            lists.rows,
-            lists.scores,
-            owners,
-            rows,
-            scores,
-            lists.state,
-            capacity,
-            num_warps=_warps(block),
-            QUERIES=power(self.n_queries),
-            BLOCK=block,
-        )
-        return Survivors(owners, rows, scores)
+        return lists
 
     def _score(
         self,
@@ -417,6 +405,20 @@ class _Run:
         if self.source.kind == EACH:
             return self.source.sizes, 1
         return self.source.counted, 0
+
+
+def _packed(lists: _Lists, kept: list[int], capacity: int, *, copied: bool = False) -> Survivors:
+    """The lists as one.  copied: they will be overwritten"""
+    n, total, device = len(kept), sum(kept), lists.rows.device
+    if n == 1:
+        parts = (lists.owners[0, :total], lists.rows[0, :total], lists.scores[0, :total])
+        return Survivors(*(part.clone() for part in parts)) if copied else Survivors(*parts)
+    owners, rows = (torch.empty(total, dtype=torch.int64, device=device) for _ in range(2))
+    scores = torch.empty(total, device=device)
+    block = min(power(max(*kept, 16)), 1024)
+    given = (lists.rows, lists.scores, owners, rows, scores, lists.state, capacity)
+    launch(pack, (n, 1, 1), *given, num_warps=_warps(block), QUERIES=power(n), BLOCK=block)
+    return Survivors(owners, rows, scores)
 
 
 def _halved(queries: Tensor) -> Tensor:

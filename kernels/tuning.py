@@ -1,4 +1,5 @@
 """Block sizes: what each kernel runs with on each architecture, as shipped or as measured on the card, and what is built of it.
+And which searches a card was seen to do faster in another way than the usual one.
 
 What ships is chosen so that it fits the registers and the shared memory of the architecture. What a card has measured is kept in a
 file and comes first. Nothing here needs a card, but ``measure``.
@@ -7,6 +8,7 @@ file and comes first. Nothing here needs a card, but ``measure``.
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,7 +33,12 @@ CAPABILITIES: Final = (75, 80, 86, 89, 90)
 _DIMS: Final = (64, 128, 256, 384, 512, 768, 1024, 1536, 4096)
 _BATCHES: Final = (1, 8, 16, 32, 64, 128, 256, 1024)
 _BYTES: Final = {"float32": 4, "float16": 2, "int8": 1}
+_ROWS: Final = (1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24)
+_ANSWERS: Final = (10, 100, 1000)
 _FORMAT: Final = 1
+
+PAYS: Final = 0.95
+"""Share of the usual way's time below which another way counts as faster: less is noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +172,51 @@ def measure(
     return best
 
 
+def pays(
+    way: str, capability: int, dtype: str, dim: int, queries: int, rows: int, k: int, table: Table | None = None
+) -> int | None:
+    """After how many searches alike another way than the usual one pays; None where it does not, or where no card has measured it.
+
+    way      "replay": the launches of a search, recorded. "faiss": FAISS's brute force. Nothing ships that takes either
+    dtype    of the rows, or what the caller tells apart by it
+    rows, k  of the table and of the answer. Past the largest that could be measured, no way pays
+    Cost     under 2 µs
+    """
+    if way in (assumed := _ASSUMED.get()):
+        return assumed[way]
+    return (_table() if table is None else table).pays(way, capability, dtype, dim, queries, rows, k)
+
+
+def compare(
+    way: str,
+    card: str,
+    shape: tuple[int, str, int, int, int, int],
+    usual: float,
+    other: float,
+    prepared: float,
+    path: Path,
+) -> int | None:
+    """Keep in the file whether a way pays, and return what ``pays`` then says.
+
+    shape         (capability, dtype, dim, queries, rows, k) as for ``pays``
+    usual, other  seconds of one search; prepared: what the other way takes once, which has to be won back
+    """
+    after = math.ceil(prepared / (usual - other)) if other < PAYS * usual else None
+    Table.load(path).with_way(card, way, shape, after, usual, other).save(path)
+    _table.cache_clear()
+    return after
+
+
+@contextmanager
+def assuming(way: str, after: int | None) -> Iterator[None]:
+    """Within, in this thread, ``pays`` answers this for the way."""
+    token = _ASSUMED.set({**_ASSUMED.get(), way: after})
+    try:
+        yield
+    finally:
+        _ASSUMED.reset(token)
+
+
 @contextmanager
 def trying(kernel: str, tried: Config) -> Iterator[None]:
     """Within, in this thread, ``config`` answers this for the kernel."""
@@ -180,6 +232,7 @@ class Table:
     """What was measured: by card and shape. A file that is not there, of another format or damaged counts as nothing measured."""
 
     entries: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    ways: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> Table:
@@ -190,7 +243,10 @@ class Table:
                 return cls()
             for entry in read["entries"].values():
                 Config(**entry["config"])
-            return cls(read["entries"])
+            ways = read.get("ways", {})
+            if any(type(way["after"]) not in {int, type(None)} for way in ways.values()):
+                return cls()
+            return cls(read["entries"], ways)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return cls()
 
@@ -198,21 +254,39 @@ class Table:
         """Replace the file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump({"format": _FORMAT, "entries": self.entries}, file, indent=1, sort_keys=True)
+            json.dump({"format": _FORMAT, "entries": self.entries, "ways": self.ways}, file, indent=1, sort_keys=True)
         os.replace(file.name, path)
 
     def with_entry(self, card: str, kernel: str, shape: tuple[int, str, int, int], best: Config, seconds: float) -> Table:
         """The table and one measurement more."""
         key = _key(kernel, *shape)
-        return Table({**self.entries, key: {"config": asdict(best), "us": round(seconds * 1e6, 2), "card": card}})
+        entry = {"config": asdict(best), "us": round(seconds * 1e6, 2), "card": card}
+        return replace(self, entries={**self.entries, key: entry})
 
     def of(self, kernel: str, capability: int, dtype: str, dim: int, queries: int) -> Config | None:
         """What was measured for the class of a shape."""
         entry = self.entries.get(_key(kernel, capability, dtype, dim, queries)) if self.entries else None
         return None if entry is None else Config(**entry["config"])
 
+    def with_way(
+        self, card: str, way: str, shape: tuple[int, str, int, int, int, int], after: int | None, usual: float, other: float
+    ) -> Table:
+        """The table and one comparison more.  Raises ValueError for a shape that no class holds"""
+        key = _way_key(way, *shape)
+        if key is None:
+            raise ValueError(f"there is no class for {shape}")
+        entry = {"after": after, "us": round(other * 1e6, 2), "usual_us": round(usual * 1e6, 2), "card": card}
+        return replace(self, ways={**self.ways, key: entry})
+
+    def pays(self, way: str, capability: int, dtype: str, dim: int, queries: int, rows: int, k: int) -> int | None:
+        """As ``tuning.pays``."""
+        key = _way_key(way, capability, dtype, dim, queries, rows, k) if self.ways else None
+        entry = None if key is None else self.ways.get(key)
+        return None if entry is None else entry["after"]
+
 
 _TRIED: ContextVar[Mapping[str, Config]] = ContextVar("tried", default=MappingProxyType({}))
+_ASSUMED: ContextVar[Mapping[str, int | None]] = ContextVar("assumed", default=MappingProxyType({}))
 
 
 @cache
@@ -225,6 +299,14 @@ def _key(kernel: str, capability: int, dtype: str, dim: int, queries: int) -> st
     of_dim = next((each for each in _DIMS if dim <= each), _DIMS[-1])
     of_batch = next((each for each in _BATCHES if queries <= each), _BATCHES[-1])
     return f"{kernel} sm_{capability} {dtype} {of_dim} {of_batch}"
+
+
+def _way_key(way: str, capability: int, dtype: str, dim: int, queries: int, rows: int, k: int) -> str | None:
+    """The class of a search, rounded up; None past the last one."""
+    if dim > _DIMS[-1] or rows > _ROWS[-1] or k > _ANSWERS[-1]:
+        return None
+    of_rows, of_k = (next(each for each in held if n <= each) for held, n in ((_ROWS, rows), (_ANSWERS, k)))
+    return f"{_key(way, capability, dtype, dim, queries)} {of_rows} {of_k}"
 
 
 def _fitting(wanted: Config, capability: int, dtype: str, programs: int = 1) -> Config:

@@ -187,30 +187,33 @@ def survivors(
 ) -> Survivors | None:
     """What ``kernels.scan.scan`` gives without a mask, by FAISS; None where it cannot, or cannot show that nothing is left out.
 
-    queries, slack, lengths  as ``scan`` takes them, queries of any type
-    Cost                     as ``nearest`` for 2 k + 64 rows, which are scored once more
+    It can for float32 rows without a gain, which are those of ip and l2, and k up to 992.
+
+    queries, slack, lengths  as ``scan`` takes them, queries of float32. The slack is also twice what FAISS's arithmetic may add, which
+                             is that of ``scan``: sums of float32 products, for l2 of both squared lengths too
+    Raises                   DeviceError
+    Cost                     as ``nearest`` for 2 k + 64 rows, which are scored once more; the host waits
     """
     import torch
 
     from chroma_gpu.kernels.scan import Survivors
 
     fetched = 2 * k + _SPARE
-    # Rounding the queries is in the slack only if the caller has done it.
-    same = bool(buffer.chunks) and (
-        queries.dtype == buffer.chunks[0].vectors.dtype or buffer.chunks[0].vectors.dtype == torch.float32
-    )
-    theirs = None if metric is Metric.L2 or not same else nearest(queries.float(), buffer, fetched, metric)
+    # Rounding queries to the type of the rows is in nobody's slack.
+    if not buffer.chunks or buffer.chunks[0].vectors.dtype != torch.float32:
+        return None
+    scaled = queries.float() if lengths is None else queries.float() * lengths[:, None]
+    theirs = nearest(scaled, buffer, fetched, metric)
     if theirs is None:
         return None
-    scores, errors = _scored(queries.float(), buffer, theirs.rows)
+    scores, errors = _scored(scaled, buffer, theirs.rows)
     if lengths is not None:
-        scores, errors = scores * lengths[:, None], errors * lengths[:, None]
+        errors = errors * lengths[:, None]
     there = theirs.rows >= 0
     lower = (scores - errors).masked_fill(~there, -torch.inf)
     floor = torch.topk(lower, k, dim=1).values[:, -1] - slack
     worst = max((float(chunk.error.max()) for chunk in buffer.chunks if chunk.error is not None), default=0.0)
-    reach = theirs.scores[:, -1] + worst
-    beyond = (reach if lengths is None else reach * lengths) + slack
+    beyond = theirs.scores[:, -1] + (worst if lengths is None else worst * lengths) + slack
     if buffer.rows > fetched and not bool((beyond < floor).all()):
         return None
     owners, places = (there & (scores + errors >= floor[:, None])).nonzero(as_tuple=True)

@@ -13,11 +13,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from benchmarks import gpu, gpu_check, gpu_report, limits, report  # noqa: E402
+from benchmarks import gpu, gpu_check, gpu_report, gpu_tune, gpu_ways, limits, report  # noqa: E402
 from benchmarks.gpu_cases import Case, cases, gpu_rows, left  # noqa: E402
 from benchmarks.gpu_data import Filter, Questions, Table, nearest  # noqa: E402
 from benchmarks.gpu_peers import by_torch, worst  # noqa: E402
+from benchmarks.gpu_timing import Clock  # noqa: E402
 from chroma_gpu.index.gpu_cost import CARDS, Card, Search, limit, most_rows, predicted  # noqa: E402
+from chroma_gpu.kernels import tuning  # noqa: E402
 
 ROOT = report.ROOT
 
@@ -45,6 +47,35 @@ def test_every_cell_is_measured_and_exact(measured):
         assert row["ms"] is None or row["ms"] > 0
         assert row.get("recall", 1) == row.get("exact", 1) == 1, row
     assert min(row["torch_recall"] for row in rows if row["kind"] == "scan") > 0.5
+
+
+def test_other_ways_are_rows_beside_the_usual_one(measured):
+    _, rows = measured
+    others = [row for row in rows if row["kind"] in gpu_ways.KINDS]
+    assert {row["kind"] for row in others} == set(gpu_ways.KINDS)
+    for row in others:
+        assert row["usual_ms"] > 0
+        assert row["way"] == "usual", "a CPU records nothing and has no FAISS for GPUs"
+
+
+def test_a_way_is_noted_only_where_it_was_there_exact_and_faster(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "tuning.json"
+    monkeypatch.setenv("CHROMA_GPU_TUNING", str(path))
+    wanted = [Case("replay", 600, 8), Case("faiss", 600, 8, "float32", 256)]
+    clock = Clock("cpu")
+    gpu_tune.choose(clock, "cpu", "card", 0, wanted)
+    assert not path.exists(), "neither is here"
+    figures = {"ms": 1.0, "usual_ms": 2.0, "prepared_ms": 10.0, "exact": 1.0}
+    say = {"replay": figures, "faiss": figures | {"exact": 0.9}}
+    monkeypatch.setattr(gpu_ways, "measured", lambda case, rows, clock: say[case.kind] | {"way": case.kind})
+    gpu_tune.choose(clock, "cpu", "card", 90, wanted)
+    assert tuning.pays("replay", 90, "float16", 8, 1, 600, 10, tuning.Table.load(path)) == 10
+    assert list(tuning.Table.load(path).ways) == ["replay sm_90 float16 64 1 4096 10"]
+    say["replay"] = figures | {"ms": 3.0}
+    gpu_tune.choose(clock, "cpu", "card", 90, wanted)
+    assert tuning.pays("replay", 90, "float16", 8, 1, 600, 10, tuning.Table.load(path)) is None
+    assert "yes, after 10 searches" in capsys.readouterr().out
+    tuning._table.cache_clear()
 
 
 def test_the_same_command_goes_on(measured, capsys):

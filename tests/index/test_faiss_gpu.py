@@ -197,18 +197,19 @@ def test_what_a_scan_missed_is_named(gpu, stream):
     assert faiss_gpu.missed(cut, queries, held, 10, Metric.IP).tolist() == [[3, first]]
 
 
-def test_survivors_are_those_of_the_scan(gpu, stream):
-    held, _ = buffer(VECTORS)
+@pytest.mark.parametrize("metric", [Metric.IP, Metric.L2])
+def test_survivors_are_those_of_the_scan(gpu, stream, metric):
+    held, _ = buffer(VECTORS, bias=metric is Metric.L2)
     units = torch.nn.functional.normalize(torch.from_numpy(QUERIES))
     lengths = torch.from_numpy(np.linalg.norm(QUERIES, axis=1).astype(np.float32))
     slack = 2 * product_error(DIM, torch.device("cpu")) * lengths * 20
     want = reference(units, held, 10, slack, lengths=lengths)
-    got = faiss_gpu.survivors(units, held, 10, slack, Metric.IP, lengths=lengths)
+    got = faiss_gpu.survivors(units, held, 10, slack, metric, lengths=lengths)
     assert {*zip(got.owners.tolist(), got.rows.tolist(), strict=True)} == {
         *zip(want.owners.tolist(), want.rows.tolist(), strict=True)
     }
     # Where as many rows as are asked for are equal, nothing shows that there are not more.
-    same = Buffer.of([Chunk(0, torch.ones(500, DIM))])
-    assert faiss_gpu.survivors(units, same, 10, slack, Metric.IP) is None
-    assert faiss_gpu.survivors(units, held, 10, slack, Metric.L2) is None
-    assert faiss_gpu.survivors(units, Buffer.of([Chunk(0, torch.ones(500, DIM).half())]), 10, slack, Metric.IP) is None
+    same = Buffer.of([Chunk(0, torch.ones(500, DIM), bias=torch.full((500,), DIM / 2))])
+    assert faiss_gpu.survivors(units, same, 10, slack, metric) is None
+    assert faiss_gpu.survivors(units.half(), Buffer.of([Chunk(0, torch.ones(500, DIM).half())]), 10, slack, metric) is None
+    assert faiss_gpu.survivors(units, held, 993, slack, metric) is None

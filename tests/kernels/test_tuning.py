@@ -6,7 +6,20 @@ import pytest
 
 from chroma_gpu.config import tuning_file
 from chroma_gpu.kernels import tuning
-from chroma_gpu.kernels.tuning import CAPABILITIES, SHARED, Config, Table, candidates, config, measure, shipped, trying
+from chroma_gpu.kernels.tuning import (
+    CAPABILITIES,
+    SHARED,
+    Config,
+    Table,
+    assuming,
+    candidates,
+    compare,
+    config,
+    measure,
+    pays,
+    shipped,
+    trying,
+)
 
 KERNELS = ("scan", "gather", "product", "join", "quantise", "encode", "predicate")
 SHAPES = [(dtype, dim, q) for dtype in ("float32", "float16", "int8") for dim in (1, 17, 384, 4_000) for q in (1, 3, 32, 1_024)]
@@ -109,3 +122,47 @@ def test_a_damaged_file_counts_as_nothing_measured(tmp_path, text):
     Table.load(path).with_entry("card", "scan", SHAPE, Config(64, 1, 64, 4, 2), 1e-6).save(path)
     assert Table.load(path).of("scan", *SHAPE) == Config(64, 1, 64, 4, 2)
     assert list(tmp_path.iterdir()) == [path]
+
+
+SEARCH = (90, "float16", 384, 1, 60_000, 10)
+
+
+def test_other_ways_pay_only_where_that_was_measured(tmp_path, monkeypatch):
+    path = tmp_path / "tuning.json"
+    monkeypatch.setenv("CHROMA_GPU_TUNING", str(path))
+    tuning._table.cache_clear()
+    try:
+        assert pays("replay", *SEARCH) is None
+        assert compare("replay", "NVIDIA H200", SEARCH, 100e-6, 60e-6, 0.01, path) == 250
+        assert pays("replay", *SEARCH) == pays("replay", 90, "float16", 300, 1, 20_000, 3) == 250
+        others = [
+            ("faiss", *SEARCH),
+            ("replay", 80, *SEARCH[1:]),
+            ("replay", *SEARCH[:5], 11),
+            ("replay", *SEARCH[:4], 70_000, 10),
+        ]
+        others += [("replay", *SEARCH[:4], 10_000, 10), ("replay", *SEARCH[:4], 1 << 25, 10), ("replay", *SEARCH[:5], 5_000)]
+        assert [pays(*each) for each in others] == [None] * len(others)
+        assert compare("faiss", "NVIDIA H200", SEARCH, 100e-6, 97e-6, 0.0, path) is None, "no more than noise"
+        assert pays("faiss", *SEARCH) is None
+        assert compare("faiss", "NVIDIA H200", SEARCH, 100e-6, 50e-6, 0.0, path) == 0 == pays("faiss", *SEARCH)
+        measure("scan", "card", SHAPE, lambda: None, lambda run: 1e-6, path, [Config(64, 16, 64, 4, 2)])
+        assert pays("replay", *SEARCH) == 250, "block sizes and ways are kept beside each other"
+        assert config("scan", *SHAPE) == Config(64, 16, 64, 4, 2)
+    finally:
+        tuning._table.cache_clear()
+
+
+def test_what_is_assumed_ends_with_its_block():
+    with assuming("replay", 3):
+        with assuming("faiss", 0), assuming("replay", None):
+            assert pays("replay", *SEARCH, Table()) is None
+            assert pays("faiss", *SEARCH, Table()) == 0
+        assert pays("replay", *SEARCH, Table()) == 3
+    assert pays("replay", *SEARCH, Table()) is None
+
+
+def test_damaged_ways_count_as_nothing_measured(tmp_path):
+    path = tmp_path / "tuning.json"
+    path.write_text('{"format": 1, "entries": {}, "ways": {"a": {"after": "soon"}}}')
+    assert Table.load(path) == Table()
