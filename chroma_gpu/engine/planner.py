@@ -13,8 +13,8 @@ from typing import Final
 from chroma_gpu.config import Settings
 from chroma_gpu.index import IndexSpec, Traits
 from chroma_gpu.index.cost import SHIPPED, Costs, codes_fetch
-from chroma_gpu.index.gpu.codes import reads_a_list
-from chroma_gpu.index.gpu_cost import Card, Search, whole
+from chroma_gpu.index.gpu.codes import search_of
+from chroma_gpu.index.gpu_cost import Card, listed_pays, whole
 from chroma_gpu.index.lists import groups_of, lists_for
 from chroma_gpu.index.rotation import code_width
 
@@ -204,11 +204,11 @@ def _asked(
         recall = traits.recall if passing == held else None
     else:
         card = index.card or Card.unknown()
-        codes = (index.traits.codes or "float32").partition("+")[0]
-        asked = whole(card, Search(held, dim, codes, queries, passing))
+        search = search_of(held, dim, index.traits.codes, queries, passing)
+        asked = whole(card, search)
         recall = 1.0 if index.traits.exact else None
         if index.traits.codes is not None:
-            listed = reads_a_list(card, held, dim, index.traits.codes, queries, passing)
+            listed = listed_pays(card, search)
             on = f"{'a list' if listed else 'a mask' if passing < held else 'all'} of {index.traits.codes} on {index.traits.device}"
     if index.spec.kind not in ("flat", *TUNED) and exactly <= asked:
         asked, recall = exactly, 1.0  # an index on the CPU scans its rows exactly where that is cheaper

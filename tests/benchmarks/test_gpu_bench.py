@@ -10,16 +10,15 @@ import zipfile
 from xml.etree import ElementTree
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from benchmarks import gpu, gpu_check, gpu_report, gpu_tune, gpu_ways, limits, report  # noqa: E402
-from benchmarks.gpu_cases import Case, cases, gpu_rows, left  # noqa: E402
-from benchmarks.gpu_data import Filter, Questions, Table, nearest  # noqa: E402
-from benchmarks.gpu_peers import by_torch, worst  # noqa: E402
-from benchmarks.gpu_timing import Clock  # noqa: E402
-from chroma_gpu.index.gpu_cost import CARDS, Card, Search, limit, most_rows, predicted  # noqa: E402
-from chroma_gpu.kernels import tuning  # noqa: E402
+from benchmarks import gpu, gpu_check, gpu_report, gpu_tune, gpu_ways, limits, report
+from benchmarks.gpu_cases import Case, cases, gpu_rows, left
+from benchmarks.gpu_data import Filter, Questions, Table, nearest
+from benchmarks.gpu_peers import by_torch, worst
+from benchmarks.gpu_timing import Clock
+from chroma_gpu.index.gpu_cost import CARDS, Card, Search, limit, most_rows, predicted
+from chroma_gpu.kernels import tuning
 
 ROOT = report.ROOT
 
@@ -97,7 +96,7 @@ def test_a_rehearsal_is_no_result(measured):
 
 def test_without_a_gpu_the_benchmark_says_how_to_rehearse(capsys):
     if torch.cuda.is_available():
-        pytest.skip("there is one")
+        pytest.skip("what is said where there is no GPU cannot be seen beside one")
     with pytest.raises(SystemExit):
         gpu.main([])
     assert "--tiny" in capsys.readouterr().err

@@ -303,7 +303,7 @@ def test_a_table_is_closed_between_two_steps_of_an_upload(device, ledger, monkey
 @pytest.mark.parametrize("listed", [False, True])
 def test_rows_that_come_during_a_search_do_not_pass_an_earlier_mask(device, ledger, monkeypatch, listed):
     """Be it that devices know the mask as the beginning of a longer one, whose bits go on."""
-    monkeypatch.setattr(residence, "reads_a_list", lambda *_: listed)
+    monkeypatch.setattr(residence, "listed_pays", lambda *_: listed)
     masks = residence.MASKS
     place = Place(device, ledger)
     for n in (640, 1_001, 1_025):

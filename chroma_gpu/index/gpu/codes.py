@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from chroma_gpu.index.gpu_cost import Card, Search, listed_pays
+from chroma_gpu.index.gpu_cost import Search
 from chroma_gpu.records import Metric
 
 if TYPE_CHECKING:
@@ -66,12 +66,9 @@ class Layout:
         return row_bytes(dim, self.codes.dtype, metric) + copy
 
 
-def reads_a_list(card: Card, rows: int, dim: int, codes: str, queries: int, passing: int) -> bool:
-    """Whether the rows that pass a mask are read one by one, by what the card takes for that and for going over all of them.
-
-    codes  a ``Layout`` as text: what is scanned comes first
-    """
-    return listed_pays(card, Search(rows, dim, codes.partition("+")[0], queries, passing))
+def search_of(rows: int, dim: int, codes: str | None, queries: int, passing: int) -> Search:
+    """What a device is asked for.  codes: a ``Layout`` as text, of which what is scanned comes first; None while nothing is there"""
+    return Search(rows, dim, (codes or Codes.FLOAT32).partition("+")[0], queries, passing)
 
 
 def chosen(

@@ -16,13 +16,13 @@ import numpy.typing as npt
 from chroma_gpu import device as devices
 from chroma_gpu.errors import DeviceError
 from chroma_gpu.index import answers, exact
-from chroma_gpu.index.gpu.codes import LADDERS, Layout, chosen, reads_a_list
+from chroma_gpu.index.gpu.codes import LADDERS, Layout, chosen, search_of
 from chroma_gpu.index.gpu.ledger import LEDGER, Ledger, NoRoom
 from chroma_gpu.index.gpu.masks import MASKS
 from chroma_gpu.index.gpu.offered import Offered
 from chroma_gpu.index.gpu.rows import Released
 from chroma_gpu.index.gpu.shards import Shards, Snapshot, settled
-from chroma_gpu.index.gpu_cost import Card
+from chroma_gpu.index.gpu_cost import Card, listed_pays
 from chroma_gpu.index.growing import Growing
 from chroma_gpu.records import DeviceBlock, Hits, Metric, Vectors, VectorSource
 from chroma_gpu.rowset import RowSet
@@ -166,8 +166,8 @@ class Residence:
         passing: int,
     ) -> Hits:  # fmt: skip
         """The answer among the rows of a snapshot, in as many parts as memory asks for."""
-        codes = str(shards.layout)
-        listed = mask is not None and reads_a_list(self._card, n, queries.shape[1], codes, len(queries), passing)
+        asked = search_of(n, queries.shape[1], str(shards.layout), len(queries), passing)
+        listed = mask is not None and listed_pays(self._card, asked)
         known = passing if snapshot.rows == n and len(self.names) == 1 else None
         short = False
 
