@@ -32,9 +32,12 @@ demo: $(VENV)/.installed
 	$(BIN)/chroma-gpu query packages "talk to a database" --path $(DEMO) -n 4 --where-document '{"$$contains": "async"}'
 	$(BIN)/chroma-gpu info --path $(DEMO)
 
+# Chroma's tests run beside ours, in another process, and are shown when both are done.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not soak" -q
-	$(BIN)/python tests/conformance/run.py --quick
+	@mkdir -p build
+	@$(BIN)/python tests/conformance/run.py --quick > build/conformance.log 2>&1 & chroma=$$!; trap "kill $$chroma" INT TERM; \
+	$(BIN)/python -m pytest -m "not soak" -q; ours=$$?; \
+	wait $$chroma; theirs=$$?; cat build/conformance.log; exit $$((ours + theirs))
 
 # Chroma's own test suite, from its wheel, with chroma_gpu under the name chromadb. All of it; the quick part is in `make test`.
 conformance: $(VENV)/.test

@@ -1,6 +1,6 @@
 """Everything that needs a GPU, in one command: tests on the card, block sizes, benchmark, plots.
 
-    python3 benchmarks/gpu_check.py [--step all|needs|tests|tune|bench|plots] [--carry DIR] [--results DIR] [--minutes 9]
+    python3 benchmarks/gpu_check.py [--step all|needs|tests|tune|bench|embed|plots] [--carry DIR] [--results DIR] [--minutes 9]
 
 For a bare machine too, without network or environment: any python3 with torch and Triton for its card. What it lacks besides is carried:
 wheels (*.whl) and archives of packages (*.tar.xz, *.tar.gz) in a folder; --step needs names them. Every step ends within --minutes
@@ -29,7 +29,7 @@ if __name__ == "__main__":
 
 from benchmarks.machine import commit  # noqa: E402
 
-STEPS: Final = ("tests", "tune", "bench", "plots")
+STEPS: Final = ("tests", "tune", "bench", "embed", "plots")
 _ROOMS: Final = ("kernels", "index", "embed")
 _NEEDED: Final = (
     *("torch", "triton", "numpy", "lmdb", "re2", "msgspec", "snowballstemmer", "sortedcontainers", "tqdm", "tokenizers"),
@@ -120,6 +120,9 @@ def _run(step: str, options: argparse.Namespace, environment: dict[str, str], mi
         return _within([*bench, "--tune", "--only", "^peaks"], environment, ends)
     if step == "bench":
         return _within([*bench, "--minutes", f"{minutes - 0.5:.2f}"], environment, ends)
+    if step == "embed":
+        embed = [*python, "benchmarks/gpu_embedding.py", "--device", options.device, "--results", str(options.results)]
+        return _within([*embed, *(["--tiny"] if options.tiny else []), "--minutes", f"{minutes - 0.5:.2f}"], environment, ends)
     if options.results == ROOT / "benchmarks" / "results":
         code = _within([*python, "benchmarks/limits.py"], environment, ends)
         return code or _within([*python, "benchmarks/report.py"], environment, ends)

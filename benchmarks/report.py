@@ -1,4 +1,4 @@
-"""Make the tables of the README and docs/benchmarks.md of the newest runs and print how we compare with chromadb.
+"""Make the tables of the README, docs/benchmarks.md and docs/embedding.md of the newest runs and print how we compare with chromadb.
 
 ``--check`` only says whether they are up to date.
 """
@@ -16,13 +16,14 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
-from benchmarks import filter_report, gpu_report  # noqa: E402
+from benchmarks import embedding_report, filter_report, gpu_report  # noqa: E402
 from benchmarks.cases import CASES, Case  # noqa: E402
 from benchmarks.gpu_cases import gpu_rows  # noqa: E402
 from benchmarks.tables import OURS, REFERENCE, Row, cell, found, head, line, measured_on, ratio  # noqa: E402
 
 README: Final = ROOT / "README.md"
 FILTERS: Final = ROOT / "docs" / "benchmarks.md"
+EMBEDDING: Final = ROOT / "docs" / "embedding.md"
 RESULTS: Final = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 
@@ -34,10 +35,12 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--readme", type=Path, default=README)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--filters", type=Path, default=FILTERS, help="the page with the tables of filtered search")
+    parser.add_argument("--embedding", type=Path, default=EMBEDDING, help="the page with the tables of embedding")
     options = parser.parse_args(given)
     rows = newest_run(options.results)
     gpu = gpu_report.readme(gpu_rows(options.results))
     pages = {options.readme: table(rows) + (f"\n\n{gpu}" if gpu else ""), options.filters: filter_tables(options.results)}
+    pages[options.embedding] = embedding_tables(options.results)
     old = {page: page.read_text() for page in pages}
     new = {page: with_table(old[page], made) for page, made in pages.items()}
     if options.check:
@@ -62,12 +65,25 @@ def newest_run(results: Path, script: str = "run.py") -> list[Row]:
 
 def _script(file: Path) -> str:
     """Which script has written a file."""
-    return {"filters": "filters.py", "gpu": "gpu.py"}.get(file.name.split("-")[0], "run.py")
+    if file.name.startswith("embedding-gpu"):
+        return "gpu_embedding.py"
+    return {"filters": "filters.py", "gpu": "gpu.py", "embedding": "embedding.py"}.get(file.name.split("-")[0], "run.py")
+
+
+def newest_if_any(results: Path, script: str) -> list[Row]:
+    """As ``newest_run``; nothing if there was none."""
+    return newest_run(results, script) if any(_script(file) == script for file in results.glob("*.jsonl")) else []
 
 
 def filter_tables(results: Path) -> str:
     """Of the newest run of ``filters.py``, if there was one."""
-    return filter_report.tables(newest_run(results, "filters.py") if any(results.glob("filters-*.jsonl")) else [])
+    return filter_report.tables(newest_if_any(results, "filters.py"))
+
+
+def embedding_tables(results: Path) -> str:
+    """Of the newest runs of ``embedding.py`` and ``gpu_embedding.py``."""
+    gpu = embedding_report.on_gpu(newest_if_any(results, "gpu_embedding.py"))
+    return "\n\n".join([embedding_report.tables(newest_if_any(results, "embedding.py")), gpu])
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -146,6 +146,12 @@ class Settings:
     field where few differ and 10 where all do; row sets of values that were asked for and of filters, a bit a row each. What does
     not fit is read again when it is needed: about 1 ms for the numbers of a field of a million rows."""
 
+    embedding_cache: int = 256 << 20
+    """Bytes of disk for vectors of texts that were embedded before, so that the same text is not embedded twice by the same model, in
+    whatever collection: 1,560 bytes a text at 384 dimensions. Also "1GB"; 0 is off. Clients of a directory have it, in ``embeddings/``
+    there; what was of no use for longest makes room. Texts are not kept, only digests of them, but **vectors of deleted records stay**
+    until they make room, or `chroma-gpu cache --clear` or ``client.reset()`` removes them. Functions of users are never remembered."""
+
     device_filters: bool = True
     """Whether filters over a collection whose vectors are on a GPU are evaluated there where that looks faster: metadata that is asked
     for again goes there too, 8 bytes a row for a number, 4 for a string or bool, as far as ``vram_limit`` leaves room. Off: the CPU
@@ -208,6 +214,8 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "precision": ("exact", "fast"),
 }
 _SHARES: Final = frozenset({"recall", "plan_check"})
+_SIZES: Final = frozenset({"embedding_cache"})
+"""Bytes, also as text with a unit; 0 is none."""
 _TRUE: Final = frozenset({"1", "true", "yes", "on", "t", "y"})
 _FALSE: Final = frozenset({"0", "false", "no", "off", "f", "n"})
 
@@ -251,6 +259,10 @@ def _checked(name: str, value: Any, default: Any) -> Any:
             raise ValueError(f"setting {name} must be one of {', '.join(_CHOICES[name])}, got {value!r}")
         return value
     try:
+        if name in _SIZES and isinstance(value, str) and not value.strip().isdigit():
+            value = memory(value)
+            if isinstance(value, float):
+                raise ValueError("a share of what?")
         number = type(default)(value)
     except (TypeError, ValueError) as error:
         raise ValueError(f"setting {name} must be a {type(default).__name__}, got {value!r}") from error
@@ -258,7 +270,7 @@ def _checked(name: str, value: Any, default: Any) -> Any:
         if not 0 <= number <= 1:
             raise ValueError(f"setting {name} must be from 0 to 1, got {value!r}")
         return number
-    if number <= 0:
+    if number < 0 or (number == 0 and name not in _SIZES):
         raise ValueError(f"setting {name} must be above 0, got {value!r}")
     return number
 

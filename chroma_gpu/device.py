@@ -118,6 +118,15 @@ def half_types(device: str) -> tuple[str, ...]:
     return ("float16",) if capability >= (7, 0) else ()
 
 
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware: AMX or AVX-512 BF16. Then it is faster than float32, though never the default."""
+    import torch
+
+    # Older releases have the one, newer ones the other.
+    known = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return torch.backends.mkldnn.is_available() and any(ask() for ask in known if ask is not None)  # type: ignore[no-untyped-call]
+
+
 def model(device: str) -> str:
     """What the driver calls a CUDA device; the name itself for the others."""
     import torch

@@ -24,11 +24,13 @@ Names that Chroma has keep Chroma's names and their place in its tree, so that e
         ├── MissingDependency         (also ImportError) an extra is not installed
         ├── AliasError                (also ImportError) the real chromadb is imported already
         ├── DeviceError               a device was asked for that is not there
+        ├── JobFailed                 a job ended before its last row; what it has committed is there
         └── StoreError                the directory on disk
             ├── FormatError           written by another format version, or not a store at all
             ├── CorruptRecord         a checksum does not match
             ├── DiskFull              the disk or a quota is full; what was acknowledged is there
             └── StoreBusy             a lock could not be had in time
+                └── NoteChanged       another job was there
 """
 
 from __future__ import annotations
@@ -242,6 +244,10 @@ class DeviceError(EngineError):
     """A device was asked for that is not there."""
 
 
+class JobFailed(EngineError):
+    """A job ended before its last row, because of a bad one or too many. What it has committed is there, and it can be gone on with."""
+
+
 class StoreError(EngineError):
     """The directory on disk."""
 
@@ -260,6 +266,10 @@ class DiskFull(StoreError):
 
 class StoreBusy(StoreError):
     """A lock could not be had in time."""
+
+
+class NoteChanged(StoreBusy):
+    """What a write expected to find beside the records is something else by now: another job was there. Nothing was written."""
 
 
 error_types: Final[Mapping[str, type[ChromaError]]] = {

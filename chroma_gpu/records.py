@@ -164,11 +164,26 @@ class DeviceBlock:
         return len(self.vectors)
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Some bytes that a write keeps under a name beside the records, committed in the same moment as they are.
+
+    name      1 to 256 characters
+    value     what is to be there; None removes it
+    expected  what is there now, None for nothing: if it is anything else, nothing of the batch is written and NoteChanged is raised
+    """
+
+    name: str
+    value: bytes | None
+    expected: bytes | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RecordBatch:
     """n records as columns. A column that is None was not given, or not asked for; the others have length n.
 
     resident  some of ``vectors`` as devices have them, ascending and apart: what a store does not need to know, and an index may use
+    note      what is to be kept of a job in the moment in which the records are committed; a batch may have a note and no records
     """
 
     ids: list[str]
@@ -177,6 +192,7 @@ class RecordBatch:
     metadatas: Sequence[Metadata | None] | None = None
     uris: Sequence[str | None] | None = None
     resident: Sequence[DeviceBlock] = ()
+    note: Note | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -22,6 +22,7 @@ def encode(
     staging: Tensor | None = None,
     *,
     normalise: bool = True,
+    skipped: int = 0,
 ) -> Tensor:
     """The vectors of texts, which are also written into rows [first, first + b) of a chunk if one is given.
 
@@ -32,6 +33,7 @@ def encode(
              [b, t] int or bool of what is text; what padding holds does not matter
     chunk    on the same device, with a column for bias; ``metric`` is that of its scores
     staging  [b, h] float32 that takes the vectors; a new tensor by default
+    skipped  as in ``pool``: tokens at the beginning of each text that do not count
     Returns  staging: [b, h] float32, summed in float32, 0 for a text without tokens
     Raises   ValueError for shapes and types that do not match
     Cost     on CUDA one launch and one read of the hidden states, padding left out; else several passes, and a padded copy of packed ones
@@ -39,8 +41,8 @@ def encode(
     if scan.has_triton(hidden.device) and hidden.shape[-1] <= codes.MAX_DIM:
         from chroma_gpu.kernels import encode_triton
 
-        return encode_triton.encode(hidden, where, pooling, chunk, first, metric, staging, normalise=normalise)
-    return reference(hidden, where, pooling, chunk, first, metric, staging, normalise=normalise)
+        return encode_triton.encode(hidden, where, pooling, chunk, first, metric, staging, normalise=normalise, skipped=skipped)
+    return reference(hidden, where, pooling, chunk, first, metric, staging, normalise=normalise, skipped=skipped)
 
 
 def reference(
@@ -53,11 +55,15 @@ def reference(
     staging: Tensor | None = None,
     *,
     normalise: bool = True,
+    skipped: int = 0,
 ) -> Tensor:
     """``encode`` in plain torch, on any device: ``pool``, then ``quantise``."""
     staging = check(hidden, where, chunk, first, metric, staging)
     padded, mask = (hidden, where) if hidden.dim() == 3 else _padded(hidden, where)
-    staging.copy_(pool(padded, mask, pooling, normalise=normalise) if padded.shape[1] else torch.zeros_like(staging))
+    if padded.shape[1]:
+        staging.copy_(pool(padded, mask, pooling, normalise=normalise, skipped=skipped))
+    else:
+        staging.zero_()
     if chunk is not None:
         codes.reference(staging, chunk, first, metric, ~staging.isfinite().all(dim=1))
     return staging

@@ -14,14 +14,14 @@ from torch import Tensor
 from chroma_gpu.kernels.buffer import Chunk
 from chroma_gpu.kernels.encode import check
 from chroma_gpu.kernels.launch import COMPILING
-from chroma_gpu.kernels.pooling import Pooling
+from chroma_gpu.kernels.pooling import Pooling, counted
 from chroma_gpu.kernels.quantise import LANES, MAX_DIM, norm_error
 from chroma_gpu.kernels.quantise_triton import sum_lines, write_rows
 from chroma_gpu.kernels.tuning import Variant
 from chroma_gpu.records import Metric
 
-_WAYS = {Pooling.MEAN: 0, Pooling.MAX: 1, Pooling.CLS: 2, Pooling.LAST: 3}
-_MEAN, _CLS = tl.constexpr(0), tl.constexpr(2)
+_WAYS = {Pooling.MEAN: 0, Pooling.ROOT: 1, Pooling.WEIGHTED: 2, Pooling.MAX: 3, Pooling.CLS: 4, Pooling.LAST: 5}
+_ROOT, _WEIGHTED, _MAX, _CLS = tl.constexpr(1), tl.constexpr(2), tl.constexpr(3), tl.constexpr(4)
 _MARKS = tl.constexpr(1024)
 
 
@@ -35,6 +35,7 @@ def encode(
     staging: Tensor | None = None,
     *,
     normalise: bool = True,
+    skipped: int = 0,
 ) -> Tensor:
     """As ``kernels.encode.encode``; the vectors are the same to some roundings, and the codes are of these.
 
@@ -49,7 +50,7 @@ def encode(
         return staging
     tokens, width, warps = tile(dim, hidden.is_cuda)
     packed = hidden.dim() == 2
-    where = where.contiguous()
+    where = (where if packed else counted(where, skipped)).contiguous()
     with COMPILING, torch.cuda.device_of(hidden):
         _encode_kernel[(n,)](
             hidden.contiguous(),
@@ -58,6 +59,7 @@ def encode(
             *((None,) * 4 if chunk is None else (chunk.vectors, chunk.gain, chunk.bias, chunk.error)),
             first,
             0 if packed else hidden.shape[1],
+            skipped,
             dim,
             0 if chunk is None else chunk.vectors.stride(0),
             norm_error(dim),
@@ -81,9 +83,9 @@ def tile(dim: int, device: bool) -> tuple[int, int, int]:
     return tokens if device else 4 * tokens, width, max(4, min(16, tokens * width // 1024))
 
 
-@triton.jit(do_not_specialize=["first", "tokens"])
+@triton.jit(do_not_specialize=["first", "tokens", "skipped"])
 def _encode_kernel(
-    hidden, where, staging, codes, gain, bias, error, first, tokens, dim, stride, share,
+    hidden, where, staging, codes, gain, bias, error, first, tokens, skipped, dim, stride, share,
     PACKED: tl.constexpr, WAY: tl.constexpr, NORMALISE: tl.constexpr, COSINE: tl.constexpr, L2: tl.constexpr,
     TOKENS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
@@ -91,8 +93,8 @@ def _encode_kernel(
     columns = tl.arange(0, WIDTH)
     wanted = columns < dim
     if PACKED:
-        start = tl.load(where + text).to(tl.int64)
-        length = (tl.load(where + text + 1) - start).to(tl.int32)
+        start = tl.load(where + text).to(tl.int64) + skipped
+        length = tl.maximum((tl.load(where + text + 1) - start).to(tl.int32), 0)
         states = hidden + start * dim
         marks = where
     else:
@@ -100,7 +102,7 @@ def _encode_kernel(
         states = hidden + text * tokens * dim
         marks = where + text * tokens
     if WAY < _CLS:
-        x, count = _over_all(states, marks, length, dim, columns, wanted, PACKED, WAY, TOKENS, WIDTH)
+        x, count = _over_all(states, marks, length, skipped, dim, columns, wanted, PACKED, WAY, TOKENS, WIDTH)
     else:
         place, count = _one(marks, length, PACKED, WAY)
         x = tl.load(states + place.to(tl.int64) * dim + columns, mask=wanted & (count > 0), other=0.0).to(tl.float32)
@@ -118,11 +120,16 @@ def _encode_kernel(
 
 
 @triton.jit
-def _over_all(states, marks, length, dim, columns, wanted, PACKED: tl.constexpr, WAY: tl.constexpr, TOKENS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
+def _over_all(states, marks, length, skipped, dim, columns, wanted, PACKED: tl.constexpr, WAY: tl.constexpr, TOKENS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
     """[WIDTH] float32 mean or maximum of the tokens, and how many there are."""
-    least: tl.constexpr = 0.0 if WAY == _MEAN else float("-inf")
+    least: tl.constexpr = float("-inf") if WAY == _MAX else 0.0
     found = tl.full([TOKENS, WIDTH], least, tl.float32)
     seen = tl.zeros([TOKENS], tl.int32)
+    weights = tl.zeros([TOKENS], tl.float32)
+    begin = skipped + 1
+    if WAY == _WEIGHTED and not PACKED:
+        place, _ = _one(marks, length, PACKED, _CLS)
+        begin -= place
     at = length * 0
     while at < length:
         places = at + tl.arange(0, TOKENS)
@@ -133,18 +140,27 @@ def _over_all(states, marks, length, dim, columns, wanted, PACKED: tl.constexpr,
         some = tl.load(
             states + places.to(tl.int64)[:, None] * dim + columns[None, :], mask=real[:, None] & wanted[None, :], other=least
         ).to(tl.float32)
-        if WAY == _MEAN:
-            found += some
-        else:
+        if WAY == _MAX:
             found = tl.maximum(found, some, propagate_nan=tl.PropagateNan.ALL)
+        elif WAY == _WEIGHTED:
+            weight = tl.where(real, places + begin, 0).to(tl.float32)
+            found += some * weight[:, None]
+            weights += weight
+        else:
+            found += some
         seen += real.to(tl.int32)
         at += TOKENS
     count = tl.sum(seen, axis=0)
-    if WAY == _MEAN:
-        x = tl.sum(found, axis=0) * (1.0 / tl.maximum(count, 1).to(tl.float32))
-    else:
+    if WAY == _MAX:
         invalid = tl.max((found != found).to(tl.int32), axis=0) > 0  # noqa: PLR0124 - NaN, which the maximum may drop
         x = tl.where(invalid, float("nan"), tl.max(found, axis=0))
+    else:
+        share = tl.maximum(count, 1).to(tl.float32)
+        if WAY == _WEIGHTED:
+            share = tl.maximum(tl.sum(weights, axis=0), 1.0)
+        if WAY == _ROOT:
+            share = tl.sqrt(share)
+        x = tl.sum(found, axis=0) * (1.0 / share)
     return x, count
 
 
@@ -176,7 +192,7 @@ def _one(marks, length, PACKED: tl.constexpr, WAY: tl.constexpr):
 
 def _variants() -> Iterator[Variant]:
     columns = {"codes": "*i8", "gain": "*fp32", "bias": "*fp32", "error": "*fp32"}
-    numbers = {"first": "i32", "tokens": "i32", "dim": "i32", "stride": "i32", "share": "fp32"}
+    numbers = {"first": "i32", "tokens": "i32", "skipped": "i32", "dim": "i32", "stride": "i32", "share": "fp32"}
     for pooling, states, where, dim, normalise, codes in (
         (Pooling.MEAN, "fp16", "*i32", 384, True, True),
         (Pooling.MEAN, "bf16", "*i64", 1024, True, True),
@@ -184,6 +200,9 @@ def _variants() -> Iterator[Variant]:
         (Pooling.LAST, "bf16", "*i64", 4096, False, True),
         (Pooling.MAX, "fp32", "*u8", 384, True, True),
         (Pooling.MEAN, "fp16", "*i32", 768, True, False),
+        (Pooling.WEIGHTED, "fp16", "*i32", 768, True, False),
+        (Pooling.WEIGHTED, "bf16", "*u8", 1024, False, False),
+        (Pooling.ROOT, "fp16", "*i32", 384, True, True),
     ):
         packed = where == "*i32"
         tokens, width, warps = tile(dim, True)

@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "as_chromadb": {"", "errors"},
     "run": {"", "as_chromadb"},
     "api": GROUND | {"engine", "embed", "filter", "utils"},
-    "cli": GROUND | {"api", "embed", "index", "utils"},
+    "jobs": GROUND | {"api", "embed", "kernels", "utils"},
+    "cli": GROUND | {"api", "embed", "index", "jobs", "utils"},
 }
 # The door names what it opens; it imports it when it is asked for.
 MAY_IMPORT[""] = MAY_IMPORT["api"] | {"api", "auth", "execution"}

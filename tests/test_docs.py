@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import re
 from dataclasses import fields
@@ -19,7 +20,8 @@ ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 
 def test_the_readme_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    first, alias, more, steps = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    first, alias, more, steps, job = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     scope: dict[str, object] = {}
     exec(compile(first, "README.md", "exec"), scope)  # the last line is the query
     result = scope["packages"].query(query_texts=["plot charts"], n_results=1, where={"year": {"$gte": 2020}})
@@ -33,12 +35,15 @@ def test_the_readme_examples_run(tmp_path, monkeypatch):
     assert scope["papers"].search(scope["Search"]().rank(scope["words"]))["ids"] == [["2"]]
     asked = scope["papers"].query(query_texts=["charts"], where_document={"$regex": "(?i)plot|draw"}, transforms=scope["steps"])
     assert asked["ids"] == [["1"]]
+    exec(compile(job, "README.md", "exec"), scope)
+    assert scope["report"].rows_out == 1_000
+    assert scope["client"].get_collection("packages-5k").count() == 1_000
     scope["client"].close()
 
 
 def test_every_command_is_in_the_readme():
-    commands = re.findall(r"add_parser\(\"(\w+)\"", Path(cli.__file__).read_text())
-    assert commands
+    (commands,) = [each.choices for each in cli._parser()._actions if isinstance(each, argparse._SubParsersAction)]
+    assert {"embed", "bulk-query"} <= commands.keys()
     for command in commands:
         assert f"chroma-gpu {command}" in README, command
 

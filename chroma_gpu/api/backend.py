@@ -16,6 +16,7 @@ from chroma_gpu.api.models.AttachedFunction import AttachedFunction
 from chroma_gpu.api.search.answer import SparseSettings
 from chroma_gpu.api.search.plan import Search
 from chroma_gpu.api.types import Database, ReadLevel, SearchResult, UserIdentity
+from chroma_gpu.embed.memory.protocol import Memory
 from chroma_gpu.engine.catalog import Entry
 from chroma_gpu.engine.explain import Explanation
 from chroma_gpu.engine.rebuild import VectorsOf
@@ -91,6 +92,10 @@ class Records(Protocol):
 
     def dim(self) -> int | None:
         """Length of the vectors; None before the first one."""
+        ...
+
+    def note(self, name: str) -> bytes | None:
+        """What a job has kept under this name beside the records; None for nothing. Raises NotImplementedError for a server."""
         ...
 
     def occupancy(self) -> tuple[int, int]:
@@ -240,6 +245,11 @@ class Backend(Protocol):
     @property
     def devices(self) -> tuple[str, ...]:
         """The devices of this process on which indexes keep vectors, so that a batch need not lose what it has there."""
+        ...
+
+    @property
+    def memory(self) -> Memory | None:
+        """What remembers vectors of texts that were embedded before; None where nothing does."""
         ...
 
     def write(self, collection: UUID, batch: RecordBatch, mode: Mode, *, rebuilt: int | None = None) -> object:

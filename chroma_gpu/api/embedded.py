@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NoReturn
+from pathlib import Path
+from typing import Any, Final, NoReturn, Self
 from uuid import UUID
 
 from chroma_gpu.api import collection_configuration
@@ -13,7 +14,8 @@ from chroma_gpu.api.schema.reconcile import schema_of
 from chroma_gpu.api.search import answer
 from chroma_gpu.api.search.plan import Search
 from chroma_gpu.api.types import Database, ReadLevel, SearchResult, UserIdentity
-from chroma_gpu.config import DEFAULT_DATABASE, DEFAULT_TENANT
+from chroma_gpu.config import DEFAULT_DATABASE, DEFAULT_TENANT, Settings
+from chroma_gpu.embed.memory.cache import EmbeddingCache
 from chroma_gpu.engine import catalog
 from chroma_gpu.engine.catalog import Entry
 from chroma_gpu.engine.engine import Engine
@@ -26,6 +28,22 @@ MAX_BATCH_SIZE: Final = 2**31 - 1
 
 class Embedded(Engine):
     """See ``api/backend.py`` for what each call does. Every call that reads names reads them as they are now."""
+
+    memory: EmbeddingCache | None = None
+
+    @classmethod
+    def at(cls, path: Path, settings: Settings) -> Self:
+        """As the engine has it, with what is remembered of embeddings beside the collections."""
+        engine = super().at(path, settings)
+        if settings.embedding_cache:
+            engine.memory = EmbeddingCache(path.expanduser().resolve() / "embeddings", settings.embedding_cache)
+        return engine
+
+    def after_fork(self) -> None:
+        """In a forked child: forget the locks of the parent."""
+        super().after_fork()
+        if self.memory is not None:
+            self.memory = EmbeddingCache(self.memory.directory, self.memory.limit)
 
     def heartbeat(self) -> int:
         """Nanoseconds since the epoch."""
@@ -209,6 +227,8 @@ class Embedded(Engine):
         if not self.settings.allow_reset:
             raise AuthorizationError("Reset is disabled by config")
         super().reset()
+        if self.memory is not None:
+            self.memory.clear()
 
 
 def _database(found: catalog.Database) -> Database:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self, get_args
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chroma_gpu.api.transforms import Boost, Diversify, FieldBoost, MaxDistance, Rerank, SimilarTo, Transform
+from chroma_gpu.embed.cross_encoder import CrossEncoder
 from chroma_gpu.engine.diversity import diversified
 from chroma_gpu.engine.table import Found
 from chroma_gpu.engine.transforms import Transforms
@@ -121,9 +122,9 @@ class Chain:
         orders = [np.arange(count) for count in hits.counts]
         scored: list[Scores | None] = [None] * len(orders)
         if self.rerank is not None:
-            for i, order in enumerate(orders):
-                scored[i] = scores = _scores(self.rerank, self.queries[i], found, i)
-                orders[i] = order[np.argsort(-scores, kind="stable")]
+            for i, scores in enumerate(_scores(self.rerank, self.queries[: len(orders)], found)):
+                scored[i] = scores
+                orders[i] = orders[i][np.argsort(-scores, kind="stable")]
             trace.transformed("rerank", sum(map(len, orders)), sum(map(len, orders)))
         if self.diversify is not None:
             asked = sum(map(len, orders))
@@ -150,18 +151,32 @@ def _only(transforms: Sequence[Any], kind: type[Any]) -> Any:
     return found[0] if found else None
 
 
-def _scores(rerank: Rerank, query: Any, found: Found, i: int) -> Scores:
-    """[count] of what was found for query i."""
+def _scores(rerank: Rerank, queries: Sequence[Any], found: Found) -> Iterator[Scores]:
+    """[count] of what was found for each query. A cross-encoder reads the pairs of all queries at once."""
+    at_once: Scores | None = None
+    if isinstance(rerank.scorer, CrossEncoder) and rerank.takes == "documents":
+        pairs = [(query, item) for i, query in enumerate(queries) for item in _items(rerank, found, i) if item is not None]
+        at_once = _called(rerank.scorer.scores, (pairs,), len(pairs))
+    done = 0
+    for i, query in enumerate(queries):
+        items = _items(rerank, found, i)
+        given = np.array([item is not None for item in items], np.bool_)
+        scores = np.full(len(items), -math.inf)
+        shown = [item for item in items if item is not None]
+        if at_once is not None:
+            scores[given] = at_once[done : done + len(shown)]
+        elif shown:
+            scores[given] = _called(rerank.scorer, (query, shown), int(given.sum()))
+        done += len(shown)
+        yield scores
+
+
+def _items(rerank: Rerank, found: Found, i: int) -> list[Any]:
+    """What is scored for query i; None for what has no document."""
     places = _places(found, i)
     if rerank.takes == "records":
-        items: list[Any] = [_record(found.records, at, distance) for at, distance in places]
-    else:
-        items = [(found.records.documents or ())[at] for at, _ in places]
-    given = np.array([item is not None for item in items], np.bool_)
-    scores = np.full(len(items), -math.inf)
-    if given.any():
-        scores[given] = _called(rerank.scorer, query, [item for item in items if item is not None])
-    return scores
+        return [_record(found.records, at, distance) for at, distance in places]
+    return [(found.records.documents or ())[at] for at, _ in places]
 
 
 def _seen(
@@ -191,10 +206,9 @@ def _record(records: RecordBatch, at: int, distance: float) -> dict[str, Any]:
     return {"id": records.ids[at], **record, "distance": distance}
 
 
-def _called(scorer: Any, query: Any, items: list[Any]) -> Scores:
-    """The scores of a caller's function, or a model. Raises InvalidArgumentError for what are no scores, and what the function raises."""
-    n = len(items)  # before the function has the list
-    said = scorer(query, items)
+def _called(scorer: Any, given: tuple[Any, ...], n: int) -> Scores:
+    """n scores of a caller's function, or a model. Raises InvalidArgumentError for what are no scores, and what the function raises."""
+    said = scorer(*given)
     try:
         scores = np.asarray(said, np.float64)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # the last are torch's

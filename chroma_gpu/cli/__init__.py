@@ -1,4 +1,4 @@
-"""The command line: ``chroma-gpu embed | query | explain | info | compact | repair | doctor``."""
+"""The command line: ``chroma-gpu embed | query | bulk-query | explain | info | compact | repair | cache | doctor``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from chroma_gpu.errors import ChromaError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status is 0, or 1 with one line on stderr that says what went wrong and what to do."""
-    options = _parser().parse_args(arguments)
+    """Run a command; the exit status is 0, or 1 with one line on stderr that says what went wrong and what to do, or what it says else."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser().parse_args(given, argparse.Namespace(arguments=given))
     try:
         return int(options.run(options))
     except (ChromaError, ValueError, TypeError, OSError) as error:
@@ -26,37 +27,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from chroma_gpu import __version__
+    from chroma_gpu.cli import bulk_query, embed
 
     parser = argparse.ArgumentParser(prog="chroma-gpu", description="Embed, store and search texts.")
     parser.add_argument("--version", action="version", version=f"chroma-gpu {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    embed = commands.add_parser("embed", help="embed the texts of a file into a collection; run again, it goes on where it was")
-    embed.set_defaults(run=_embed)
-    embed.add_argument("file", help=".jsonl or .csv, also .gz: one record a line; .txt: one text a line")
-    _add_collection(embed)
-    embed.add_argument("--text", default="text", metavar="FIELD", help="field with the text (default: %(default)s)")
-    embed.add_argument(
-        "--id",
-        default="id",
-        metavar="FIELD",
-        help="field with the id (default: %(default)s); without it, ids are a digest of the text",
-    )
-    embed.add_argument("--metadata", metavar="FIELDS", help="fields kept as metadata, comma-separated (default: all the others)")
-    embed.add_argument(
-        "--model",
-        help="a sentence-transformers model by name or path, or static (small and fast), or hashing (no weights); default: all-MiniLM-L6-v2",
-    )
-    embed.add_argument(
-        "--space", choices=("cosine", "l2", "ip"), default="cosine", help="distance of a new collection (default: %(default)s)"
-    )
-    embed.add_argument("--batch", type=int, default=1024, metavar="ROWS", help="records per commit (default: %(default)s)")
+    embed.add(commands)
 
     query = commands.add_parser("query", help="find the nearest records of texts")
     query.set_defaults(run=_query)
     query.add_argument("collection", metavar="NAME")
     query.add_argument("texts", nargs="+", metavar="TEXT")
     _add_search(query)
+
+    bulk = commands.add_parser("bulk-query", help="find the nearest records of every query in a file, and write them to a file")
+    bulk.set_defaults(run=bulk_query.run)
+    bulk.add_argument("collection", metavar="NAME")
+    bulk_query.add_arguments(bulk)
+    _add_filters(bulk)
 
     explain = commands.add_parser("explain", help="tell how a query is answered: filter, plans, costs")
     explain.set_defaults(run=_explain)
@@ -80,6 +69,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_path(repair)
     repair.add_argument("--check", action="store_true", help="only look; the exit status is 1 if something is wrong")
 
+    cache = commands.add_parser("cache", help="show what is remembered of embeddings, by model, and give its disk back")
+    cache.set_defaults(run=_cache)
+    _add_path(cache)
+    cache.add_argument("--clear", action="store_true", help="forget everything")
+    cache.add_argument("--max-size", metavar="SIZE", help="forget what was not used for longest, down to a size like 100MB")
+    cache.add_argument("--json", action="store_true", help="print it as JSON")
+
     doctor = commands.add_parser("doctor", help="show device and versions, and what is missing with the command that fixes it")
     doctor.set_defaults(run=_doctor)
     return parser
@@ -90,18 +86,17 @@ def _add_path(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:
-    _add_path(parser)
     parser.add_argument("-n", "--n-results", type=int, default=5, metavar="N", help="answers per text (default: %(default)s)")
+    _add_filters(parser)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    _add_path(parser)
     parser.add_argument("--where", type=_json, metavar="JSON", help='filter on metadata, like \'{"year": {"$gte": 2020}}\'')
     parser.add_argument(
         "--where-document", type=_json, metavar="JSON", help='filter on the text, like \'{"$contains": "async"}\''
     )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-
-
-def _add_collection(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-c", "--collection", required=True, metavar="NAME", help="made if it is not there")
-    _add_path(parser)
 
 
 def _json(text: str) -> dict[str, Any]:
@@ -112,12 +107,6 @@ def _json(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError("a filter is a JSON object")
     return value
-
-
-def _embed(options: argparse.Namespace) -> int:
-    from chroma_gpu.cli.embed import run
-
-    return run(options)
 
 
 def _query(options: argparse.Namespace) -> int:
@@ -146,6 +135,12 @@ def _compact(options: argparse.Namespace) -> int:
 
 def _repair(options: argparse.Namespace) -> int:
     from chroma_gpu.cli.repair import run
+
+    return run(options)
+
+
+def _cache(options: argparse.Namespace) -> int:
+    from chroma_gpu.cli.cache import run
 
     return run(options)
 

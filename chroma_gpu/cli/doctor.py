@@ -12,8 +12,8 @@ from rich.table import Table
 
 from chroma_gpu.cli.console import console
 from chroma_gpu.device import Device, describe
+from chroma_gpu.embed.encoders.sources import Request, find
 from chroma_gpu.embed.local import DEFAULT_MODEL
-from chroma_gpu.embed.sources import Request, find
 from chroma_gpu.errors import ModelNotFound
 from chroma_gpu.index import capabilities, has_faiss
 

@@ -49,7 +49,11 @@ def _row(facts: dict[str, Any]) -> list[str]:
 
 
 def _size(path: Path) -> str:
-    size = float(sum(each.stat().st_blocks * 512 for each in path.rglob("*") if each.is_file()))
+    return size_text(sum(each.stat().st_blocks * 512 for each in path.rglob("*") if each.is_file()))
+
+
+def size_text(size: float) -> str:
+    """Bytes as people read them."""
     for unit in ("B", "kB", "MB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

@@ -5,46 +5,66 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from chroma_gpu import device as devices
-from chroma_gpu.embed.models import MODELS
-from chroma_gpu.embed.sources import Request, find
-from chroma_gpu.errors import EmbeddingFailed, MissingDependency
+from chroma_gpu.embed.encoders.heads import read_head
+from chroma_gpu.embed.encoders.layout import UnusualModelError
+from chroma_gpu.embed.encoders.models import MODELS
+from chroma_gpu.embed.encoders.pairs import PairEncoder, scores
+from chroma_gpu.embed.encoders.sources import Request, find
+from chroma_gpu.errors import ChromaError, EmbeddingFailed, MissingDependency
 
 
 @dataclass(frozen=True, slots=True)
 class CrossEncoder:
-    """A model of sentence-transformers. It costs nothing to make: the model is loaded at the first call, and shared.
+    """A cross-encoder of sentence-transformers. It costs nothing to make: the model is loaded at the first call, and shared.
 
     model   a directory, or a name on the Hugging Face hub; ``sources.find`` says where it is looked for. Weights are read from
             safetensors alone, and no code of a model is run
     device  "auto", "cpu", "cuda", "cuda:1", "mps"
-    Safe for many threads, which the model answers one after the other.
+    Classifiers run through ``embed.pipeline``, in 16 bits on a GPU; other kinds are run by sentence-transformers itself.
+    Safe for many threads.
     """
 
     model: str
     device: str = "auto"
 
     def __call__(self, query: str, documents: Sequence[str]) -> npt.NDArray[np.float64]:
-        """[len(documents)] scores, larger for documents that fit better.
+        """[len(documents)] scores, larger for documents that fit better.  Raises as ``scores``."""
+        return self.scores([(query, each) for each in documents])
 
-        Raises   ModelNotFound, EmbeddingFailed, DeviceError, MissingDependency without sentence-transformers
+    def scores(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
+        """[len(pairs)] scores of pairs of a query and a document, of many queries at once.
+
+        Raises  ModelNotFound, EmbeddingFailed, DeviceError, MissingDependency where the model needs sentence-transformers
         """
-        if not documents:
+        if not pairs:
             return np.empty(0)
         directory, place = find(Request(self.model)), devices.pick(self.device)
-        loaded: Any = MODELS.get((directory, place, "cross"), lambda: _Loaded(str(directory), place))  # type: ignore[arg-type,return-value]
-        return loaded.scores(query, documents)  # type: ignore[no-any-return]
+        loaded: Any = MODELS.get((directory, place, "cross"), lambda: _load(directory, place))
+        try:
+            return loaded.scores(pairs) if isinstance(loaded, _Library) else scores(loaded, pairs)
+        except ChromaError as error:
+            error.add_note(f"Raised by the cross-encoder in {directory}.")
+            raise
 
 
-class _Loaded:
-    """A model in memory."""
+def _load(directory: Path, device: str) -> Any:
+    try:
+        return PairEncoder(read_head(directory, "sequence-classification"), device)
+    except UnusualModelError:
+        return _Library(directory, device)
 
-    def __init__(self, directory: str, device: str) -> None:
+
+class _Library:
+    """A CrossEncoder of sentence-transformers."""
+
+    def __init__(self, directory: Path, device: str) -> None:
         try:
             from sentence_transformers import CrossEncoder as Model
         except ImportError as error:
@@ -53,7 +73,7 @@ class _Loaded:
             ) from error
         try:
             self._model = Model(
-                directory,
+                str(directory),
                 device=device,
                 local_files_only=True,
                 trust_remote_code=False,
@@ -64,15 +84,15 @@ class _Loaded:
         self._lock = threading.Lock()  # a tokenizer serves one thread at a time
         self._directory = directory
 
-    def scores(self, query: str, documents: Sequence[str]) -> npt.NDArray[np.float64]:
+    def scores(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
         try:
             with self._lock:
-                found = self._model.predict([(query, each) for each in documents], show_progress_bar=False)
+                found = self._model.predict(list(pairs), show_progress_bar=False)
         except Exception as error:
             raise EmbeddingFailed(f"the cross-encoder in {self._directory} failed: {type(error).__name__}: {error}") from error
-        scores = np.asarray(found, np.float64)
-        if scores.shape != (len(documents),):
+        result = np.asarray(found, np.float64)
+        if result.shape != (len(pairs),):
             raise EmbeddingFailed(
-                f"the model in {self._directory} gives {scores[0].size} scores for a pair; a cross-encoder that ranks gives one."
+                f"the model in {self._directory} gives {result[0].size} scores for a pair; a cross-encoder that ranks gives one."
             )
-        return scores
+        return result

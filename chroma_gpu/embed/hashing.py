@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from chroma_gpu.embed import Space
+from chroma_gpu.embed.encoders.static import unit_vectors
 from chroma_gpu.embed.local import LocalEmbeddingFunction
-from chroma_gpu.embed.pipeline import Prompt
-from chroma_gpu.embed.static import unit_vectors
-from chroma_gpu.embed.tokens import TokenIds
+from chroma_gpu.embed.stream.protocol import WINDOW, Prompt
+from chroma_gpu.embed.tokens.tokeniser import TokenIds
 from chroma_gpu.records import Vectors
 
 DIMENSION: Final = 256
@@ -52,6 +52,10 @@ class HashingEncoder:
     """Features as tokens: their ids are hashes of 31 bits, from which ``core`` takes place and sign."""
 
     stored = "hashing"
+    window: int = WINDOW
+    fingerprint: str | None = None
+    padded: bool = False
+    lanes: int = 1
 
     def __init__(self, dimension: int) -> None:
         self.dim = dimension
@@ -78,6 +82,10 @@ class HashingEncoder:
 
     def on_cpu(self) -> None:
         """It is there already."""
+        return
+
+    def peak(self, batch: int, length: int) -> None:
+        """Nothing that would have to be watched."""
         return
 
 

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 from chroma_gpu import device as devices
 from chroma_gpu.embed import Documents, EmbeddingFunction, Embeddings, Space
 from chroma_gpu.embed.configs import Configured
-from chroma_gpu.embed.kept import Kept
-from chroma_gpu.embed.layout import Layout, read
-from chroma_gpu.embed.models import MODELS, load
-from chroma_gpu.embed.pipeline import Encoder, Prompt, stream
+from chroma_gpu.embed.encoders.finish import Finished
+from chroma_gpu.embed.encoders.layout import Layout, read
+from chroma_gpu.embed.encoders.models import MODELS, load
+from chroma_gpu.embed.encoders.sources import Request, find, wordllama_files
+from chroma_gpu.embed.encoders.static import from_files
+from chroma_gpu.embed.memory.protocol import Memory
 from chroma_gpu.embed.progress import Progress
-from chroma_gpu.embed.sources import Request, find, wordllama_files
-from chroma_gpu.embed.static import from_files, unit_vectors
+from chroma_gpu.embed.stream.failures import Failures
+from chroma_gpu.embed.stream.kept import Kept
+from chroma_gpu.embed.stream.pipeline import Encoder, Prompt, stream
+from chroma_gpu.embed.stream.stats import Stats
+from chroma_gpu.embed.stream.team import Team
 from chroma_gpu.embed.texts import Block, own_vectors
 from chroma_gpu.errors import EmbeddingFailed
 
 DEFAULT_MODEL: Final = "all-MiniLM-L6-v2"
 WORDLLAMA: Final = "wordllama"
 
-_DTYPES: Final = ("float32", "float16", "bfloat16")
-_OURS: Final = frozenset(
+_DTYPES: Final = ("float32", "float16", "bfloat16", "auto")
+OURS: Final = frozenset(
     {"prompts", "default_prompt_name", "truncate_dim", "similarity_fn_name", "trust_remote_code"}
     | {"revision", "cache_folder", "local_files_only", "token"}
 )
@@ -44,7 +49,7 @@ class LocalEmbeddingFunction(Configured, EmbeddingFunction[Documents]):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        if not cls.__dict__.keys().isdisjoint({"__call__", "embed_query"}):
+        if "streams" not in cls.__dict__ and not cls.__dict__.keys().isdisjoint({"__call__", "embed_query"}):
             cls.streams = False
 
     def __call__(self, input: Documents) -> Embeddings:
@@ -57,12 +62,21 @@ class LocalEmbeddingFunction(Configured, EmbeddingFunction[Documents]):
         return list(own_vectors(self, texts)) if texts else []
 
     def blocks(
-        self, texts: Iterable[str], *, query: bool = False, progress: Progress = None, kept: Kept | None = None
+        self,
+        texts: Iterable[str],
+        *,
+        query: bool = False,
+        progress: Progress = None,
+        kept: Kept | None = None,
+        failures: Failures | None = None,
+        memory: Memory | None = None,
+        stats: Stats | None = None,
     ) -> Iterator[Block]:
         """The vectors of texts in blocks, as ``pipeline.stream``."""
         if self._encoder is None:
             self._encoder = self.encoder()
-        for start, vectors in stream(self._encoder, texts, self.prompt(query), progress=progress, kept=kept):
+        given: dict[str, Any] = {"kept": kept, "failures": failures, "memory": memory, "stats": stats}
+        for start, vectors in stream(self._encoder, texts, self.prompt(query), progress=progress, **given):
             finished = self.finished(vectors)
             if kept is not None and finished is not vectors:
                 kept.drop()  # the device has others
@@ -106,7 +120,7 @@ class SentenceTransformerEmbeddingFunction(LocalEmbeddingFunction):
     """Any sentence-transformers model: its vectors are those of ``SentenceTransformer.encode``.
 
     model_name            a directory, or a name on the Hugging Face hub; see ``sources`` for where it is looked for
-    device                "auto", "cpu", "cuda", "cuda:1", "mps"
+    device                "auto", "cpu", "cuda", "cuda:1", "mps"; several, "cuda:0,cuda:1" or "all" GPUs, share the work
     normalize_embeddings  divide each vector by its norm
     kwargs                arguments of SentenceTransformer, as JSON values. Handled here: prompts, default_prompt_name, truncate_dim,
                           revision, cache_folder, local_files_only, token, and model_kwargs={"dtype": ...}. With any other one
@@ -126,7 +140,6 @@ class SentenceTransformerEmbeddingFunction(LocalEmbeddingFunction):
         self.normalize_embeddings = normalize_embeddings
         self.kwargs = kwargs
         self._prompt: Prompt | None = None
-        self._truncate: int | None = None
 
     def encoder(self) -> Encoder:
         """The shared model; also reads what the directory says about prompts."""
@@ -137,33 +150,22 @@ class SentenceTransformerEmbeddingFunction(LocalEmbeddingFunction):
         if chosen is not None and chosen not in prompts:
             raise EmbeddingFailed(f"default_prompt_name {chosen!r} is not among the prompts {sorted(prompts)}.")
         self._prompt = Prompt(prompts[chosen] if chosen is not None else "")
-        self._truncate = given.get("truncate_dim", layout.truncate_dim)
-        model = dict(given.get("model_kwargs", {}))
-        dtype = str(model.pop("dtype", model.pop("torch_dtype", ""))) or None
-        if dtype is not None and dtype not in _DTYPES:
-            raise EmbeddingFailed(f"dtype {dtype!r} is none of {', '.join(_DTYPES)}.")
-        others = {key: value for key, value in given.items() if key not in _OURS and key != "model_kwargs"}
-        return _transformer(layout, self.device, dtype, others | ({"model_kwargs": model} if model else {}))
+        truncate = given.get("truncate_dim", layout.truncate_dim)
+        dtype, others = chosen_dtype(given)
+        encoder = _transformer(layout, self.device, dtype, others)
+        unit = self.normalize_embeddings and (truncate is not None or not layout.unit)
+        if truncate is None and not unit:
+            return encoder
+        if isinstance(encoder, Team):
+            return Team([Finished(member, truncate, unit) for member in encoder.members])
+        return Finished(encoder, truncate, unit)
 
     def _layout(self) -> Layout:
-        cache = self.kwargs.get("cache_folder")
-        request = Request(
-            self.model_name,
-            revision=self.kwargs.get("revision"),
-            cache=Path(cache) if cache else None,
-            offline=bool(self.kwargs.get("local_files_only", False)),
-            token=self.kwargs.get("token"),
-        )
-        return read(find(request))
+        return read(find(requested(self.model_name, self.kwargs)))
 
     def prompt(self, query: bool) -> Prompt:
         """The default prompt, for queries too, as in Chroma."""
         return self._prompt or Prompt()
-
-    def finished(self, vectors: Any) -> Any:
-        """Cut to truncate_dim, then normalised if that was asked for."""
-        cut = vectors if self._truncate is None else vectors[:, : self._truncate]
-        return unit_vectors(cut) if self.normalize_embeddings else cut
 
     def get_config(self) -> dict[str, Any]:
         """Chroma's keys; a token is never stored."""
@@ -180,15 +182,44 @@ class InstructorEmbeddingFunction(LocalEmbeddingFunction):
 
     model_name, device  as in SentenceTransformerEmbeddingFunction
     instruction         such as "Represent the science title:"; None is no instruction
+    Called with pairs [instruction, text], as the package InstructorEmbedding is, it reads each text with its own instruction.
     Source              Su et al. 2023, arXiv:2212.09741
     """
 
     stored = "instructor"
+    streams: ClassVar[bool] = True
 
     def __init__(self, model_name: str = "hkunlp/instructor-base", device: str = "auto", instruction: str | None = None) -> None:
         self.model_name = model_name
         self.device = device
         self.instruction = instruction
+
+    def __call__(self, input: Documents | Sequence[str | Sequence[str]]) -> Embeddings:
+        """One float32 array per text; among the texts there may be pairs [instruction, text], each read with its own instruction.
+
+        Raises ValueError for what is neither; and as every function of this package does.
+        Cost   texts of one instruction are embedded together
+        """
+        if isinstance(input, str) or all(isinstance(each, str) for each in input):
+            return super().__call__(cast(Documents, input))
+        groups: dict[str | None, list[int]] = {}
+        texts: list[str] = []
+        for position, each in enumerate(input):
+            instruction, text = (None, each) if isinstance(each, str) else _pair(each, position)
+            groups.setdefault(instruction, []).append(position)
+            texts.append(text)
+        vectors: list[Any] = [None] * len(texts)
+        for instruction, places in groups.items():
+            function = self if instruction is None else self._with(instruction)
+            for place, vector in zip(places, own_vectors(function, [texts[place] for place in places]), strict=True):
+                vectors[place] = vector
+        return vectors
+
+    def _with(self, instruction: str) -> InstructorEmbeddingFunction:
+        """This function with another instruction: the model is the same one."""
+        other = type(self)(self.model_name, self.device, instruction)
+        self._encoder = other._encoder = self._encoder or self.encoder()
+        return other
 
     def encoder(self) -> Encoder:
         """The shared model."""
@@ -199,15 +230,29 @@ class InstructorEmbeddingFunction(LocalEmbeddingFunction):
         return Prompt((self.instruction or "").strip(), pooled=False)
 
     def blocks(
-        self, texts: Iterable[str], *, query: bool = False, progress: Progress = None, kept: Kept | None = None
+        self,
+        texts: Iterable[str],
+        *,
+        query: bool = False,
+        progress: Progress = None,
+        kept: Kept | None = None,
+        failures: Failures | None = None,
+        memory: Memory | None = None,
+        stats: Stats | None = None,
     ) -> Iterator[Block]:
         """The vectors of texts, which lose the space around them."""
         stripped = [text.strip() for text in texts] if isinstance(texts, list) else (text.strip() for text in texts)
-        return super().blocks(stripped, query=query, progress=progress, kept=kept)
+        return super().blocks(stripped, query=query, progress=progress, kept=kept, failures=failures, memory=memory, stats=stats)
 
     def default_space(self) -> Space:
         """Angles."""
         return "cosine"
+
+
+def _pair(given: Any, position: int) -> tuple[str, str]:
+    if not isinstance(given, list | tuple) or len(given) != 2 or not all(isinstance(part, str) for part in given):
+        raise ValueError(f"Expected documents to be strings or pairs [instruction, text], got {given!r} at position {position}")
+    return given[0], given[1]
 
 
 class Text2VecEmbeddingFunction(LocalEmbeddingFunction):
@@ -260,10 +305,39 @@ class StaticEmbeddingFunction(LocalEmbeddingFunction):
 
 
 def _transformer(layout: Layout, device: str, dtype: str | None = None, arguments: dict[str, Any] | None = None) -> Encoder:
-    """The shared encoder of a model on a device."""
-    place = devices.pick(device)
-    key = (layout.directory, place, dtype, json.dumps(arguments or {}, sort_keys=True, default=str))
-    return MODELS.get(key, lambda: load(layout, place, dtype, arguments))
+    """The shared encoder of a model on a device, or on several: names with commas between them, "all" for every GPU."""
+    several = device == "all" or "," in device
+    places = tuple(dict.fromkeys(devices.several(device))) if several else (devices.pick(device),)
+    if layout.static:
+        places = places[:1]  # tables stay on the CPU
+    options = json.dumps(arguments or {}, sort_keys=True, default=str)
+
+    def on(place: str) -> Encoder:
+        return MODELS.get((layout.directory, place, dtype, options), lambda: load(layout, place, dtype, arguments))
+
+    return on(places[0]) if len(places) == 1 else Team([on(place) for place in places])
+
+
+def requested(model_name: str, arguments: Mapping[str, Any]) -> Request:
+    """What is looked for, by the name of a model and the arguments of SentenceTransformer."""
+    cache = arguments.get("cache_folder")
+    return Request(
+        model_name,
+        revision=arguments.get("revision"),
+        cache=Path(cache) if cache else None,
+        offline=bool(arguments.get("local_files_only", False)),
+        token=arguments.get("token"),
+    )
+
+
+def chosen_dtype(arguments: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """The type asked for by model_kwargs, and those arguments that only the library itself knows.  Raises EmbeddingFailed."""
+    model = dict(arguments.get("model_kwargs", {}))
+    dtype = str(model.pop("dtype", model.pop("torch_dtype", ""))) or None
+    if dtype is not None and dtype not in _DTYPES:
+        raise EmbeddingFailed(f"dtype {dtype!r} is none of {', '.join(_DTYPES)}.")
+    others = {key: value for key, value in arguments.items() if key not in OURS and key != "model_kwargs"}
+    return dtype, others | ({"model_kwargs": model} if model else {})
 
 
 def refuse_code(arguments: Any, inside: str = "") -> None:

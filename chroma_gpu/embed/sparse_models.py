@@ -1,27 +1,36 @@
-"""Sparse vectors by models on this machine: SPLADE through sentence-transformers, and what the package fastembed has."""
+"""Sparse vectors by models on this machine: SPLADE, and what the package fastembed has."""
 
 from __future__ import annotations
 
 import json
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from threading import Lock
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from chroma_gpu import device as devices
 from chroma_gpu.embed import Documents, SparseEmbeddingFunction, SparseVectors
 from chroma_gpu.embed.configs import Configured
-from chroma_gpu.embed.local import refuse_code
-from chroma_gpu.embed.models import MODELS
-from chroma_gpu.embed.sources import Request, find
+from chroma_gpu.embed.encoders.heads import read_head
+from chroma_gpu.embed.encoders.layout import UnusualModelError
+from chroma_gpu.embed.encoders.models import MODELS
+from chroma_gpu.embed.encoders.sources import find
+from chroma_gpu.embed.encoders.splade import SpladeEncoder, sparse_blocks
+from chroma_gpu.embed.local import chosen_dtype, refuse_code, requested
+from chroma_gpu.embed.progress import Progress
 from chroma_gpu.embed.sparse import sorted_vector
-from chroma_gpu.embed.texts import check_text
+from chroma_gpu.embed.stream.pipeline import Prompt
+from chroma_gpu.embed.texts import batches, check_text
 from chroma_gpu.errors import EmbeddingFailed, MissingDependency
 
 TaskType: TypeAlias = Literal["document", "query"]
 QueryConfig: TypeAlias = dict[str, Any]
 """``{"task": "document"}`` or ``{"task": "query"}``: how search queries are embedded."""
+
+_BATCH: Final = 1_024
+"""Texts per call of the library."""
 
 
 class SparseModelFunction(Configured, SparseEmbeddingFunction[Documents]):
@@ -57,11 +66,13 @@ class SparseModelFunction(Configured, SparseEmbeddingFunction[Documents]):
 
 
 class HuggingFaceSparseEmbeddingFunction(SparseModelFunction):
-    """A SPLADE model through sentence-transformers' SparseEncoder.
+    """A SPLADE model: its vectors are those of sentence-transformers' SparseEncoder.
 
     model_name  a directory, or a name on the Hugging Face hub, such as "prithivida/Splade_PP_en_v1"
     device      "auto", "cpu", "cuda", "cuda:1", "mps"
-    kwargs      arguments of SparseEncoder, as JSON values; what would run code of a model is refused
+    kwargs      arguments of SparseEncoder, as JSON values. Handled here: prompts, revision, cache_folder, local_files_only, token, and
+                model_kwargs={"dtype": ...}. With any other one, and for other models than SPLADE, the library itself runs the model.
+                What would run code of a model is refused
     Raises      ValueError; ModelNotFound when it embeds
     """
 
@@ -85,34 +96,81 @@ class HuggingFaceSparseEmbeddingFunction(SparseModelFunction):
 
     def vectors(self, texts: list[str], query: bool) -> SparseVectors:
         """The coordinates that are not 0."""
+        return [vector for _, block in self.blocks(texts, task="query" if query else "document") for vector in block]
+
+    def blocks(
+        self, texts: Iterable[str], *, task: TaskType | None = None, progress: Progress = None
+    ) -> Iterator[tuple[int, SparseVectors]]:
+        """The sparse vectors of any number of texts in blocks of bounded memory, in order: (start, vectors).
+
+        task    None is the function's own
+        Raises  ValueError for what is no text; EmbeddingFailed, ModelNotFound, DeviceError
+        Cost    equal texts of a block are embedded once
+        """
         model = self._model()
-        rows = (model.encode_query if query else model.encode_document)(texts, convert_to_tensor=True, show_progress_bar=False)
+        query = (task or self.task) == "query"
+        if isinstance(model, SpladeEncoder):
+            prompts = {"query": "", "document": "", **model.layout.settings.get("prompts", {}), **self.kwargs.get("prompts", {})}
+            yield from sparse_blocks(model, texts, Prompt(prompts["query" if query else "document"] or ""), progress)
+            return
+        start = 0
+        for batch in batches(texts, _BATCH):
+            yield start, model.vectors(batch, query)
+            start += len(batch)
+
+    def get_config(self) -> dict[str, Any]:
+        """Chroma's keys; a token is never stored."""
+        return super().get_config() | {"kwargs": {key: value for key, value in self.kwargs.items() if key != "token"}}
+
+    def _model(self) -> Any:
+        directory, place = find(requested(self.model_name, self.kwargs)), devices.pick(self.device)
+        dtype, others = chosen_dtype(self.kwargs)
+
+        def load() -> Any:
+            if not others:
+                try:
+                    return SpladeEncoder(read_head(directory, "fill-mask", "SpladePooling"), place, dtype)
+                except UnusualModelError:
+                    pass  # the library knows more kinds
+            return _LibrarySparse(directory, place, self.kwargs)
+
+        return MODELS.get((directory, place, "sparse", json.dumps(self.kwargs, sort_keys=True, default=str)), load)
+
+
+class _LibrarySparse:
+    """A SparseEncoder of sentence-transformers.  Raises EmbeddingFailed, MissingDependency."""
+
+    def __init__(self, directory: Path, device: str, arguments: Mapping[str, Any]) -> None:
+        try:
+            from sentence_transformers import SparseEncoder
+        except ImportError as error:
+            raise MissingDependency(
+                f"the sparse model in {directory} needs sentence-transformers.", hint="pip install sentence-transformers"
+            ) from error
+        given = dict(arguments)
+        model_kwargs = {**given.pop("model_kwargs", {}), "use_safetensors": True}
+        try:
+            self._model = SparseEncoder(
+                str(directory),
+                device=device,
+                model_kwargs=model_kwargs,
+                **{"local_files_only": True, **given, "trust_remote_code": False},
+            )
+        except Exception as error:
+            raise EmbeddingFailed(f"sentence-transformers cannot load the sparse model in {directory}: {error}") from error
+        self._lock = Lock()
+
+    def vectors(self, texts: list[str], query: bool) -> SparseVectors:
+        """The coordinates that are not 0."""
+        with self._lock:
+            encode = self._model.encode_query if query else self._model.encode_document
+            rows: Any = encode(texts, convert_to_tensor=True, show_progress_bar=False)
         found: SparseVectors = []
         for row in rows.coalesce().to("cpu") if rows.is_sparse else rows.to("cpu"):
             dense = row.to_dense() if row.is_sparse else row
             places = dense.nonzero().flatten()
             found.append(sorted_vector(places.tolist(), dense[places].tolist()))
         return found
-
-    def _model(self) -> Any:
-        directory, place = find(Request(self.model_name)), devices.pick(self.device)
-
-        def load() -> Any:
-            from sentence_transformers import SparseEncoder
-
-            given = dict(self.kwargs)
-            model_kwargs = {**given.pop("model_kwargs", {}), "use_safetensors": True}
-            try:
-                return SparseEncoder(
-                    str(directory),
-                    device=place,
-                    model_kwargs=model_kwargs,
-                    **{"local_files_only": True, **given, "trust_remote_code": False},
-                )
-            except Exception as error:
-                raise EmbeddingFailed(f"sentence-transformers cannot load the sparse model in {directory}: {error}") from error
-
-        return MODELS.get((directory, place, "sparse", json.dumps(self.kwargs, sort_keys=True, default=str)), load)
 
 
 class FastembedModelFunction(SparseModelFunction):

@@ -8,9 +8,13 @@ from typing import Any, ClassVar, Final, Protocol, TypeAlias, TypeVar, runtime_c
 
 import numpy as np
 
-from chroma_gpu.embed.kept import Kept
+from chroma_gpu.embed.memory.protocol import Memory
 from chroma_gpu.embed.progress import Progress, bar
 from chroma_gpu.embed.results import normalize_embeddings, validate_embeddings
+from chroma_gpu.embed.stream.failures import Failures
+from chroma_gpu.embed.stream.kept import Kept
+from chroma_gpu.embed.stream.sieve import Sieve
+from chroma_gpu.embed.stream.stats import Stats
 from chroma_gpu.errors import EmbeddingFailed
 from chroma_gpu.records import Rows, Vectors
 
@@ -33,9 +37,26 @@ class Streaming(Protocol):
     streams: ClassVar[bool]
 
     def blocks(
-        self, texts: Iterable[str], *, query: bool = False, progress: Progress = None, kept: Kept | None = None
+        self,
+        texts: Iterable[str],
+        *,
+        query: bool = False,
+        progress: Progress = None,
+        kept: Kept | None = None,
+        failures: Failures | None = None,
+        memory: Memory | None = None,
+        stats: Stats | None = None,
     ) -> Iterator[Block]:
-        """The vectors of texts in blocks, in order; ``kept`` as in ``pipeline.stream``."""
+        """The vectors of texts in blocks, in order; arguments as in ``pipeline.stream``."""
+        ...
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """A function that can say what its vectors depend on besides the texts."""
+
+    def fingerprint(self) -> str | None:
+        """Equal for functions that make the same vectors; None if they may not be remembered."""
         ...
 
 
@@ -47,6 +68,7 @@ def embed_texts(
     progress: Progress = None,
     batch: int | None = None,
     kept: Kept | None = None,
+    memory: Memory | None = None,
 ) -> Vectors:
     """The vectors of texts (or images), by any embedding function.
 
@@ -54,6 +76,7 @@ def embed_texts(
     progress  as in ``progress.bar``
     batch     inputs per call of a foreign function; None gives it all of them at once, as Chroma does
     kept      takes what functions of this package have of the same vectors on a device
+    memory    is asked before functions of this package are, and told what they made; queries and functions of others have none
     Returns   [len(texts), dim] float32, finite, C-contiguous; [0, 0] for no texts
     Raises    EmbeddingFailed   the function returned another number of vectors, vectors of different lengths, NaN or infinity
               ValueError        as Chroma does: the result is no list of numeric vectors
@@ -63,12 +86,18 @@ def embed_texts(
     if len(texts) == 0:
         return np.empty((0, 0), np.float32)
     if isinstance(function, Streaming) and function.streams:
-        return own_vectors(function, texts, query=query, progress=progress, kept=kept)
-    return _gather(_foreign_blocks(function, texts, query, progress, batch or len(texts)), len(texts))
+        return own_vectors(function, texts, query=query, progress=progress, kept=kept, memory=None if query else memory)
+    return _gather(_foreign_blocks(function, texts, query, progress, batch or len(texts), memory), len(texts))
 
 
 def own_vectors(
-    function: Streaming, texts: Sequence[str], *, query: bool = False, progress: Progress = None, kept: Kept | None = None
+    function: Streaming,
+    texts: Sequence[str],
+    *,
+    query: bool = False,
+    progress: Progress = None,
+    kept: Kept | None = None,
+    memory: Memory | None = None,
 ) -> Vectors:
     """The vectors of texts, at least one, by a function of this package: [len(texts), dim] float32. Equal texts are embedded once.
 
@@ -77,8 +106,10 @@ def own_vectors(
     for position, text in enumerate(texts):
         check_text(text, position)
     distinct, places = unique(texts)
-    keeping: dict[str, Any] = {} if kept is None else {"kept": kept}  # who knows nothing of devices need not take it
-    vectors = _gather(function.blocks(distinct, query=query, progress=progress, **keeping), len(distinct))
+    given: dict[str, Any] = {} if kept is None else {"kept": kept}  # who knows nothing of devices need not take it
+    if memory is not None:
+        given["memory"] = memory
+    vectors = _gather(function.blocks(distinct, query=query, progress=progress, **given), len(distinct))
     if len(distinct) == len(texts):
         return vectors
     if kept is not None:
@@ -87,17 +118,32 @@ def own_vectors(
 
 
 def embed_blocks(
-    function: Any, texts: Iterable[Any], *, query: bool = False, progress: Progress = None, batch: int = BATCH
+    function: Any,
+    texts: Iterable[Any],
+    *,
+    query: bool = False,
+    progress: Progress = None,
+    batch: int = BATCH,
+    kept: Kept | None = None,
+    failures: Failures | None = None,
+    memory: Memory | None = None,
+    stats: Stats | None = None,
 ) -> Iterator[Block]:
     """The vectors of any number of texts in blocks of bounded memory, in order, for jobs that commit as they go.
 
-    batch   inputs per call of a foreign function; the functions of this package make their own batches
-    Yields  (start, [m, dim] float32)
-    Raises  what ``embed_texts`` raises; the blocks before it are good
+    batch     inputs per call of a foreign function; the functions of this package make their own batches
+    failures  takes texts that cannot be embedded, whose rows are NaN then; without it the first of them raises. A foreign function
+              is called again with halves of a batch that it fails at; what is not the fault of a text raises all the same. Blocks
+              before the first vector have no columns.
+    kept, memory, stats  as in ``pipeline.stream``
+    Yields    (start, [m, dim] float32)
+    Raises    what ``embed_texts`` raises; the blocks before it are good
     """
     if isinstance(function, Streaming) and function.streams:
-        return function.blocks(texts, query=query, progress=progress)
-    return _foreign_blocks(function, texts, query, progress, batch)
+        chosen = {"kept": kept, "failures": failures, "memory": memory, "stats": stats}
+        given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+        return function.blocks(texts, query=query, progress=progress, **given)
+    return _foreign_blocks(function, texts, query, progress, batch, memory, failures, stats)
 
 
 def check_text(text: object, position: int) -> None:
@@ -133,17 +179,70 @@ def _gather(blocks: Iterator[Block], n: int) -> Vectors:
     return vectors
 
 
-def _foreign_blocks(function: Any, texts: Iterable[Any], query: bool, progress: Progress, size: int) -> Iterator[Block]:
+def _foreign_blocks(
+    function: Any,
+    texts: Iterable[Any],
+    query: bool,
+    progress: Progress,
+    size: int,
+    memory: Memory | None = None,
+    failures: Failures | None = None,
+    stats: Stats | None = None,
+) -> Iterator[Block]:
     start, dim = 0, None
+    sieve = None if failures is None else Sieve(failures)
+
+    def embed(some: list[Any]) -> Vectors:
+        recalled = _recalled(function, some, memory) if memory is not None and not query else None
+        return _checked(_called(function, some, query), len(some), function) if recalled is None else recalled
+
     with bar(len(texts) if isinstance(texts, Sequence) else None, progress) as count:
         for batch in batches(texts, size):
-            vectors = _checked(_called(function, batch, query), len(batch), function)
-            if dim is not None and vectors.shape[1] != dim:
-                raise _failed(function, f"returned vectors of {dim} dimensions, then of {vectors.shape[1]}")
-            dim = vectors.shape[1]
+            parts = [(0, embed(batch))] if sieve is None else list(sieve.parts(embed, batch, start))
+            for _, part in parts:
+                if dim is not None and part.shape[1] != dim:
+                    raise _failed(function, f"returned vectors of {dim} dimensions, then of {part.shape[1]}")
+                dim = part.shape[1]
+            vectors = parts[0][1] if len(parts) == 1 else np.empty((0, 0), np.float32)
+            if len(vectors) != len(batch):
+                vectors = np.full((len(batch), dim or 0), np.nan, np.float32)
+                for first, part in parts:
+                    vectors[first : first + len(part)] = part
+            if stats is not None:
+                stats.texts += len(batch)
+                stats.batches += len(parts)
+                stats.failed += len(batch) - sum(len(part) for _, part in parts)
             count(len(batch))
             yield start, vectors
             start += len(batch)
+
+
+def _recalled(function: Any, batch: list[Any], memory: Memory) -> Vectors | None:
+    """The vectors of texts by a service of this package, which is asked only for what is not remembered; None for any other function.
+
+    Raises as the function does; what it made before is remembered.
+    """
+    ours = isinstance(function, Fingerprinted) and type(function).__module__.startswith("chroma_gpu.")
+    fingerprint = function.fingerprint() if ours else None
+    if fingerprint is None or not all(isinstance(text, str) for text in batch):
+        return None
+    texts, places = unique(batch)
+    dim = memory.dim_of(fingerprint)
+    known, found = memory.of(fingerprint, dim).find(texts) if dim else (np.zeros(len(texts), np.bool_), None)
+    asked = [text for text, is_known in zip(texts, known, strict=True) if not is_known]
+    if not asked and found is not None:
+        return found[places]
+    made = _checked(_called(function, asked, query=False), len(asked), function)
+    if made.shape[1] != dim and known.any():
+        made = _checked(_called(function, texts, query=False), len(texts), function)
+        known[:] = False
+        asked, found = texts, None
+    memory.of(fingerprint, made.shape[1]).keep(asked, made)
+    vectors = np.empty((len(texts), made.shape[1]), np.float32)
+    vectors[~known] = made
+    if found is not None:
+        vectors[known] = found
+    return vectors[places]
 
 
 def _called(function: Any, batch: list[Any], query: bool) -> Any:

@@ -12,7 +12,7 @@ from chroma_gpu.engine.catalog import Catalog, Entry, Staging, next_folder
 from chroma_gpu.engine.folders import Folders
 from chroma_gpu.engine.tables import Tables
 from chroma_gpu.errors import NotFoundError, StoreBusy, StoreError
-from chroma_gpu.records import NO_ROW, Column, Metadata, Mode, RecordBatch, Rows, Vectors
+from chroma_gpu.records import NO_ROW, Column, Metadata, Mode, Note, RecordBatch, Rows, Vectors
 from chroma_gpu.store import Store
 
 VectorsOf: TypeAlias = Callable[[RecordBatch], Vectors]
@@ -200,16 +200,22 @@ class Rebuild:
         return seq, made
 
     def finish(self, source: Store, since: int | None) -> None:
-        """The same for a source that nobody writes; then both hold the same records in the same order.
+        """The same for a source that nobody writes; then both hold the same records in the same order, and the same notes.
 
         Raises StoreError if they do not.
         """
         for _ in range(3):
             since, _ = self.bring_over(source, since)
             if self._staged.listing()[2] == source.listing()[2]:
+                self._carry_notes(source)
                 self._staged.set_ops(source.totals().ops)
                 return
         raise StoreError("the rebuilt records are not those of the collection.", hint="Nothing was changed; try again.")
+
+    def _carry_notes(self, source: Store) -> None:
+        for name in sorted({*source.notes(), *self._staged.notes()}):
+            note = Note(name, source.note(name), self._staged.note(name))
+            self._staged.write(RecordBatch([], note=note), Mode.UPDATE)
 
     def _keep_beginning(self, ids: list[str]) -> int:
         """Remove what is staged but for a beginning of ``ids`` in their order; how long that is.

@@ -234,6 +234,10 @@ class Table:
             found.setdefault(column.field, set()).add("sparse" if column.kind is None else str(column.kind))
         return found
 
+    def note(self, name: str) -> bytes | None:
+        """What a job has kept under this name beside the records (``RecordBatch.note``); None for nothing."""
+        return self._store.note(name)
+
     def occupancy(self) -> tuple[int, int]:
         """(rows, dead): how many rows were given, and how many of them hold nothing any more."""
         state = self._store.state()

@@ -160,8 +160,9 @@ class Store(Protocol):
         """Add, update or upsert a batch in one transaction; durable when it returns.
 
         ids must be unique within the batch. New ids need vectors. UPDATE and UPSERT merge metadata key by key (a value of None
-        deletes the key) and keep documents, uris and vectors that are not given or None.
-        Raises   DimensionMismatch, Moved, DiskFull, StoreBusy; nothing was written then
+        deletes the key) and keep documents, uris and vectors that are not given or None. A note is kept in the same moment, in
+        every mode, also where the batch has no records or changes none.
+        Raises   DimensionMismatch, Moved, DiskFull, StoreBusy, NoteChanged, InvalidArgumentError; nothing was written then
         Cost     O(len(batch)), whatever the size of the table
         """
         ...
@@ -220,6 +221,14 @@ class Store(Protocol):
         """What happened after sequence number ``since``; None if the log does not reach back so far (start from ``live``)."""
         ...
 
+    def note(self, name: str) -> bytes | None:
+        """What was kept under this name beside the records, as of the last commit; None for nothing.  Cost: one key read."""
+        ...
+
+    def notes(self) -> list[str]:
+        """The names of all notes, sorted.  Cost: every note is read."""
+        ...
+
     def inverted(self, folds: int) -> Inverted:
         """The inverted index of State.folds.
 
@@ -269,7 +278,7 @@ class Store(Protocol):
         ...
 
     def copy_live(self, target: Store) -> None:
-        """Write every live record to an empty store, in insertion order, so that rows are dense again."""
+        """Write every live record to an empty store, in insertion order, so that rows are dense again; and the notes."""
         ...
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from zlib import crc32
 import numpy as np
 
 from chroma_gpu.errors import CorruptRecord, InvalidArgumentError, StoreBusy, StoreError
-from chroma_gpu.records import Column, Mode, RecordBatch, Rows
+from chroma_gpu.records import Column, Mode, Note, RecordBatch, Rows
 from chroma_gpu.store import Store
 from chroma_gpu.store.encoding import (
     BIRTHS,
@@ -21,10 +21,12 @@ from chroma_gpu.store.encoding import (
     IDS,
     INVERTED,
     MALFORMED,
+    NOTES,
     RECORDS,
     SUMMED,
     Summary,
     decode_change,
+    decode_note,
     decode_record,
     id_key,
     id_payload,
@@ -56,7 +58,7 @@ def audit(keyvalue: KeyValue, vectors: VectorLog) -> list[str]:
 
 
 def copy_live(source: Store, target: Store) -> None:
-    """Write the live records of a store to an empty one, in insertion order, some megabytes at a time.
+    """Write the live records of a store to an empty one, in insertion order, some megabytes at a time, and the notes.
 
     Raises   InvalidArgumentError if the target is not empty; StoreBusy if the source is written meanwhile: the copy is of no use then
     """
@@ -76,6 +78,8 @@ def copy_live(source: Store, target: Store) -> None:
         target.write(batch, Mode.ADD)
         start += len(batch)
         count = min(max(count * _COPIED_BYTES // max(_size(batch), 1), 1), 4 * count, _MOST_COPIED_ROWS)
+    for name in source.notes():
+        target.write(RecordBatch([], note=Note(name, source.note(name))), Mode.ADD)
     target.fold()
     target.set_ops(source.totals().ops)
     if source.state().seq != state.seq:
@@ -117,6 +121,7 @@ class _Audit:
         yield from self._vector_file()
         checks = dict.fromkeys(SUMMED, self._nothing)
         checks |= {RECORDS: self._record, DOCUMENTS: self._document, BIRTHS: self._birth, DEAD: self._bits, CHANGES: self._change}
+        checks[NOTES] = self._note
         derived_sound = True
         for at, table in enumerate(SUMMED):
             check, advice = checks[table], f". {REPAIR}" if table in INVERTED else ""
@@ -191,6 +196,11 @@ class _Audit:
         self._log_bytes += len(payload)
         if not decode_change(payload).first <= decode_change(payload).stop <= self._summary.rows:
             yield f"change {row_of(key)} is of rows that do not exist"
+
+    def _note(self, key: bytes, payload: bytes) -> Iterator[str]:
+        name = decode_note(payload).name
+        if id_key(name) != key:
+            yield f"the note {name!r} is under the key of another one"
 
     def _totals(self) -> Iterator[str]:
         summary = self._summary

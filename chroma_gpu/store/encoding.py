@@ -13,6 +13,7 @@
     words      chunk, block, word -> rows and how often                                          }
     texts      chunk, block -> the documents that it is about                                    }
     pending    row -> its metadata as the index knows it, where it was rewritten since           }
+    notes      name (keys as in ids) -> the name and some bytes, which jobs keep beside the records
     state      one key: sequence number, counts, digests of the tables above
 
 A sparse vector in metadata is an extension of msgpack (code 1): indices as u32 and values as f64, little-endian, and labels.
@@ -50,10 +51,11 @@ GRAMS: Final = "grams"
 WORDS: Final = "words"
 TEXTS: Final = "texts"
 PENDING: Final = "pending"
+NOTES: Final = "notes"
 STATE: Final = "state"
 INVERTED: Final = (FIELDS, POSTINGS, NUMBERS, GRAMS, WORDS, TEXTS, PENDING)
 """Derived from records and documents: they can be dropped and made again."""
-SUMMED: Final = (IDS, RECORDS, DOCUMENTS, BIRTHS, DEAD, CHANGES, *INVERTED)
+SUMMED: Final = (IDS, RECORDS, DOCUMENTS, BIRTHS, DEAD, CHANGES, *INVERTED, NOTES)
 TABLES: Final = (*SUMMED, STATE)
 
 STATE_KEY: Final = b"state"
@@ -80,6 +82,13 @@ class Name(msgspec.Struct, array_like=True, gc=False):
     metadata: msgspec.Raw
     uri: str | None
     vector: int
+
+
+class KeptNote(msgspec.Struct, array_like=True, gc=False):
+    """A note. Its name is here too, since the key of a long one is only its digest."""
+
+    name: str
+    value: bytes
 
 
 class Change(msgspec.Struct, array_like=True, gc=False):
@@ -145,6 +154,7 @@ _decode_sparse: Final = msgspec.msgpack.Decoder(tuple[bytes, bytes, list[str] | 
 decode_record: Final = msgspec.msgpack.Decoder(Record, ext_hook=_unpacked).decode
 decode_name: Final = msgspec.msgpack.Decoder(Name).decode
 decode_change: Final = msgspec.msgpack.Decoder(Change).decode
+decode_note: Final = msgspec.msgpack.Decoder(KeptNote).decode
 _encode: Final = msgspec.msgpack.Encoder(enc_hook=_packed).encode
 _decode_summary: Final = msgspec.msgpack.Decoder(Summary).decode
 
@@ -201,7 +211,7 @@ def read_summary(txn: Transaction) -> Summary:
     summary = _decode_summary(unseal(STATE, STATE_KEY, value))
     # Files of the first version do not count operations; each row they have given was one.
     summary.ops = max(summary.ops, summary.rows)
-    # Nor do earlier ones have an inverted index.
+    # Nor do earlier ones have an inverted index, or notes.
     summary.counts += [0] * (len(SUMMED) - len(summary.counts))
     summary.digests += [0] * (len(SUMMED) - len(summary.digests))
     # Nor is it said of all which chunks have changed: any may have, at the last change.

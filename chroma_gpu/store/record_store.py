@@ -22,6 +22,7 @@ from chroma_gpu.store.encoding import (
     CHUNK_ROWS,
     DEAD,
     DOCUMENTS,
+    NOTES,
     RECORDS,
     SUMMED,
     TABLES,
@@ -30,6 +31,7 @@ from chroma_gpu.store.encoding import (
     Summary,
     decode_change,
     decode_name,
+    decode_note,
     decode_record,
     find_rows,
     id_key,
@@ -257,6 +259,19 @@ class RecordStore:
         if found is not None:
             self._publish(summary)
         return found
+
+    def note(self, name: str) -> bytes | None:
+        key = id_key(name)
+        with self._keyvalue.read() as txn:
+            value = txn.get(NOTES, key)
+        if value is None:
+            return None
+        found = decode_note(unseal(NOTES, key, value))
+        return found.value if found.name == name else None
+
+    def notes(self) -> list[str]:
+        with self._keyvalue.read() as txn:
+            return sorted(decode_note(unseal(NOTES, key, value)).name for key, value in txn.scan(NOTES))
 
     def inverted(self, folds: int) -> InvertedReader:
         return InvertedReader(self._keyvalue, folds)

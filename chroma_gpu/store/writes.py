@@ -9,19 +9,22 @@ from zlib import crc32
 
 import numpy as np
 
-from chroma_gpu.errors import CorruptRecord, DimensionMismatch, DuplicateIDError, InvalidArgumentError, StoreError
-from chroma_gpu.records import NO_ROW, Metadata, Mode, RecordBatch, Rows, Vectors
+from chroma_gpu.errors import CorruptRecord, DimensionMismatch, DuplicateIDError, InvalidArgumentError, NoteChanged, StoreError
+from chroma_gpu.records import NO_ROW, Metadata, Mode, Note, RecordBatch, Rows, Vectors
 from chroma_gpu.store import Written
 from chroma_gpu.store.encoding import (
     BIRTHS,
     DOCUMENTS,
     IDS,
+    NOTES,
     PENDING,
     RECORDS,
     Change,
+    KeptNote,
     Record,
     Summary,
     decode_name,
+    decode_note,
     decode_record,
     encode,
     find_rows,
@@ -40,6 +43,8 @@ from chroma_gpu.store.vectors import VectorLog
 from chroma_gpu.words import Indexing
 
 _DELETED_AT_A_TIME: Final = 256
+_LONGEST_NOTE_NAME: Final = 256
+_LONGEST_NOTE: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,12 +63,15 @@ class Draft:
     metadatas: Sequence[Metadata | None]
     uris: Sequence[str | None]
     records: list[bytes]
+    note: Note | None
 
     @classmethod
     def of(cls, batch: RecordBatch, mode: Mode) -> Draft:
         """Raises InvalidArgumentError for values that cannot be stored, DuplicateIDError."""
         if len(set(batch.ids)) != len(batch):
             raise DuplicateIDError("an id is in the batch more than once.")
+        if batch.note is not None:
+            _check_note(batch.note)
         none: list[None] = [None] * len(batch)
         vectors = None if batch.vectors is None or not len(batch) else np.ascontiguousarray(batch.vectors, np.float32)
         crcs = [0] * len(batch) if vectors is None else [crc32(vector.data) for vector in vectors]
@@ -73,7 +81,7 @@ class Draft:
         if vectors is not None and mode is not Mode.UPDATE:
             columns = zip(batch.ids, metadatas, uris, crcs, strict=True)
             records = [encode(Record(id_, _merged(None, metadata), uri, crc)) for id_, metadata, uri, crc in columns]
-        return cls(batch.ids, [id_key(id_) for id_ in batch.ids], vectors, crcs, documents, metadatas, uris, records)
+        return cls(batch.ids, [id_key(id_) for id_ in batch.ids], vectors, crcs, documents, metadatas, uris, records, batch.note)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,7 +134,7 @@ def write_batch(
     edits = [] if mode is Mode.ADD else _edits(ledger, log, draft, rows)
     moved = [edit for edit in edits if edit.moved]
     touched = [edit for edit in edits if not edit.moved and (edit.record_changed or edit.document_changed)]
-    if not (fresh or moved or touched):
+    if not (_put_note(ledger, draft.note) or fresh or moved or touched):
         return Written(summary.seq), summary
 
     first = summary.rows
@@ -200,6 +208,37 @@ def fold_rest(txn: Transaction, indexing: Indexing = Indexing.FULL, *, anew: boo
         return Written(summary.seq), summary
     ledger.finish(Change(summary.rows, summary.rows, b"", b""))
     return Written(summary.seq), summary
+
+
+def _check_note(note: Note) -> None:
+    if not 1 <= len(note.name) <= _LONGEST_NOTE_NAME:
+        raise InvalidArgumentError(f"the name of a note has 1 to {_LONGEST_NOTE_NAME} characters, got {len(note.name)}.")
+    text(note.name)
+    if note.value is not None and len(note.value) > _LONGEST_NOTE:
+        raise InvalidArgumentError(f"a note has at most {_LONGEST_NOTE:,} bytes, got {len(note.value):,}.")
+
+
+def _put_note(ledger: Ledger, note: Note | None) -> bool:
+    """Put or remove a note; whether that changes anything.  Raises NoteChanged if another one is there than was expected"""
+    if note is None:
+        return False
+    key = id_key(note.name)
+    old = ledger.txn.get(NOTES, key)
+    there = None if old is None else decode_note(unseal(NOTES, key, old))
+    if there is not None and there.name != note.name:
+        raise StoreError("two long names of notes have the same digest.", hint="Change one of them.")
+    if (None if there is None else there.value) != note.expected:
+        raise NoteChanged(
+            f"the note {note.name!r} is not what was expected: somebody else has written it.",
+            hint="Nothing was written. Read the note and go on from there.",
+        )
+    if note.value == note.expected:
+        return False
+    if note.value is not None:
+        ledger.replace(NOTES, key, encode(KeptNote(note.name, note.value)), old)
+    elif old is not None:
+        ledger.remove(NOTES, [(key, old)])
+    return True
 
 
 def _check_dim(summary: Summary, draft: Draft) -> None:

@@ -409,14 +409,35 @@ def test_a_cross_encoder_scores_as_its_library_does(texts, cross_encoders):
         np.testing.assert_allclose(found["scores"][0], scores[order], rtol=1e-5)
 
 
+def test_a_cross_encoder_reads_all_queries_at_once(texts, cross_encoders, monkeypatch):
+    from chroma_gpu.embed.cross_encoder import CrossEncoder
+
+    asked, scores = [], CrossEncoder.scores
+
+    def counting(self, pairs):
+        asked.append(len(pairs))
+        return scores(self, pairs)
+
+    queries = ["a kitten", "steel", "red dog"]
+    rerank = Rerank(cross_encoders[1], fetch=3, device="cpu")
+    texts.add(ids=["e"], embeddings=[[0.5]])  # without a document
+    monkeypatch.setattr(CrossEncoder, "scores", counting)
+    found = texts.query([[0.0], [2.0], [1.0]], query_texts=queries, n_results=3, transforms=[rerank])
+    assert asked == [7]
+    for i, query in enumerate(queries):
+        alone = texts.query([[[0.0], [2.0], [1.0]][i]], query_texts=[query], n_results=3, transforms=[rerank])
+        assert alone["ids"][0] == found["ids"][i]
+        np.testing.assert_allclose(alone["scores"][0], found["scores"][i], rtol=1e-5)
+
+
 def test_what_a_cross_encoder_raises_is_ours(texts, cross_encoders, monkeypatch):
-    from sentence_transformers import CrossEncoder
+    from chroma_gpu.embed.encoders.pairs import PairEncoder
 
     def broken(*arguments, **options):
-        raise RuntimeError("out of memory")
+        raise RuntimeError("out of order")
 
-    monkeypatch.setattr(CrossEncoder, "predict", broken)
-    with pytest.raises(EmbeddingFailed, match="failed: RuntimeError: out of memory"):
+    monkeypatch.setattr(PairEncoder, "said", broken)
+    with pytest.raises(EmbeddingFailed, match="failed: RuntimeError: out of order"):
         texts.query([0.0], query_texts=["a kitten"], transforms=[Rerank(cross_encoders[1], device="cpu")])
 
 
@@ -431,5 +452,5 @@ def test_cross_encoders_that_cannot_be_used(texts, cross_encoders, tmp_path):
     with pytest.raises(ModelNotFound, match="no weights as safetensors"):
         texts.query(**ask, transforms=[Rerank(tmp_path)])
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
-    with pytest.raises(EmbeddingFailed, match="cannot load the cross-encoder"):
+    with pytest.raises(EmbeddingFailed, match="cannot be loaded"):
         texts.query(**ask, transforms=[Rerank(tmp_path, device="cpu")])

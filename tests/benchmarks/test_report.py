@@ -87,14 +87,15 @@ def test_the_command_writes_and_checks(rows, tmp_path, capsys):
     (tmp_path / "some.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
     readme = tmp_path / "README.md"
     readme.write_text(f"{report.BEGIN}\n{report.END}\n")
-    filters = tmp_path / "benchmarks.md"
-    filters.write_text(f"{report.BEGIN}\n{report.END}\n")
-    given = ["--readme", str(readme), "--filters", str(filters), "--results", str(tmp_path)]
+    filters, embedding = tmp_path / "benchmarks.md", tmp_path / "embedding.md"
+    for page in (filters, embedding):
+        page.write_text(f"{report.BEGIN}\n{report.END}\n")
+    given = ["--readme", str(readme), "--filters", str(filters), "--embedding", str(embedding), "--results", str(tmp_path)]
     assert report.main([*given, "--check"]) == 1
     assert report.main(given) == 0
     assert "8x" in capsys.readouterr().out
     assert report.main([*given, "--check"]) == 0
-    assert "Not measured yet" in filters.read_text()
+    assert all("Not measured yet" in page.read_text() for page in (filters, embedding))
 
 
 def test_the_readme_has_the_table_of_the_newest_run():
@@ -105,3 +106,8 @@ def test_the_readme_has_the_table_of_the_newest_run():
 def test_the_page_of_filtered_search_has_the_tables_of_the_newest_run():
     page = report.FILTERS.read_text()
     assert page == report.with_table(page, report.filter_tables(report.RESULTS))
+
+
+def test_the_page_of_embedding_has_the_tables_of_the_newest_runs():
+    page = report.EMBEDDING.read_text()
+    assert page == report.with_table(page, report.embedding_tables(report.RESULTS))

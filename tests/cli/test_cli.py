@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import shlex
+import signal
 
 import pytest
 
@@ -34,13 +37,16 @@ def embed(file, path, *more):
 
 def test_embed_then_query(file, path, capsys):
     assert embed(file, path) == 0
-    assert "3 records (3 new), 3 of 3 texts embedded" in " ".join(capsys.readouterr().out.split())
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "fruits: 3 of 3 rows written" in said.err
     assert main(["query", "fruits", "a pear", "--path", path, "-n", "1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["ids"], found["documents"], found["metadatas"]) == ([["r1"]], [["pear number 1"]], [[{"year": 2001}]])
 
 
-def test_the_table_shows_answers_and_times(file, path, capsys):
+def test_the_table_shows_answers_and_times(file, path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     embed(file, path)
     assert main(["query", "fruits", "a pear", "plum", "--path", path, "--where", '{"year": {"$gt": 2001}}']) == 0
     out = capsys.readouterr().out
@@ -52,9 +58,86 @@ def test_the_table_shows_answers_and_times(file, path, capsys):
 def test_nothing_is_embedded_twice(file, path, capsys):
     embed(file, path)
     capsys.readouterr()
+    assert embed(file, path, "--json") == 0
+    said = capsys.readouterr()
+    assert "nothing to do: all 3 rows" in said.err
+    assert json.loads(said.out)["rows_out"] == 3
     file.write_text(file.read_text().replace("plum number", "plums, number") + '\n{"id": "r9", "text": "kiwi"}')
-    assert embed(file, path, "--batch", "2") == 0
-    assert "4 records (1 new), 2 of 4 texts embedded" in " ".join(capsys.readouterr().out.split())
+    assert embed(file, path, "--batch", "2", "--json") == 0
+    said = capsys.readouterr()
+    assert "not those of the last run" in said.err
+    report = json.loads(said.out)
+    assert (report["rows_in"], report["rows_out"], report["unchanged"]) == (4, 2, 2)
+
+
+def test_bad_rows_are_told_by_the_exit_status(file, path, tmp_path, capsys):
+    with file.open("a") as more:
+        more.write('\n{"id": "r8"}\nno json')
+    report = tmp_path / "report.json"
+    assert embed(file, path, "--dead-letter", str(tmp_path / "bad.jsonl"), "--report", str(report)) == 3
+    assert "2 bad rows, kept in" in capsys.readouterr().err
+    assert [json.loads(line)["row"] for line in (tmp_path / "bad.jsonl").read_text().splitlines()] == [4, 5]
+    assert json.loads(report.read_text())["dead"] == 2
+    assert embed(file, path, "--no-resume", "--on-error", "fail") == 1
+    assert "row 4" in capsys.readouterr().err
+    assert embed(file, path, "--max-errors", "1", "--prefix-id", "x") == 1
+    assert "2 of 5 rows are bad, and 1 may be" in capsys.readouterr().err
+
+
+def test_a_stopped_job_says_how_to_go_on(file, path, capsys, monkeypatch):
+    from chroma_gpu.jobs import run
+
+    blocks = run.embed_blocks
+
+    def stopped(function, texts, **given):
+        signal.raise_signal(signal.SIGTERM)
+        return blocks(function, texts, **given)
+
+    monkeypatch.setattr(run, "embed_blocks", stopped)
+    before = signal.getsignal(signal.SIGTERM)
+    assert embed(file, path) == 130
+    assert signal.getsignal(signal.SIGTERM) is before
+    err = capsys.readouterr().err
+    line = next(line for line in err.splitlines() if line.startswith("go on with: "))
+    monkeypatch.undo()
+    assert main(shlex.split(line.removeprefix("go on with: "))[1:]) == 0
+    assert "3 of 3 rows written" in capsys.readouterr().err
+
+
+def test_from_standard_input(path, monkeypatch, capsys):
+    given = "".join(json.dumps(record) + "\n" for record in RECORDS).encode()
+    for _ in range(2):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
+        assert main(["embed", "-", "-c", "fruits", "--path", path, "-m", "hashing"]) == 0
+    err = capsys.readouterr().err
+    assert "3 of 3 rows written" in err
+    assert "0 of 3 rows written" in err
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ([], "there is nowhere to write to"),
+        (["-c", "fruits", "--prompt", "a", "--instruction", "b"], "give one of them"),
+        (["-c", "fruits", "--checkpoint-every", "0"], "checkpoint_every must be 1 or more"),
+        (["-c", "fruits", "--dedupe", "near:2"], "near:T"),
+        (["-c", "fruits", "--max-errors", "few"], "a share like 1%"),
+        (["-c", "fruits", "--chunk-size", "many"], "no number"),
+    ],
+)
+def test_usage(file, path, more, says, capsys):
+    try:
+        status = main(["embed", str(file), "--path", path, *more])
+    except SystemExit as stopped:
+        status = stopped.code
+    assert status == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_dry_run_writes_nothing(file, path, tmp_path, capsys):
+    assert embed(file, path, "--dry-run") == 0
+    assert "3" in capsys.readouterr().err
+    assert [each.name for each in tmp_path.iterdir()] == [file.name]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "txt", "jsonl.gz", "csv.gz"])
@@ -86,9 +169,9 @@ def test_fields_can_be_named(tmp_path, path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["embed", "missing.jsonl", "-c", "fruits"], "No such file"),
-        (["embed", "{bad}", "-c", "fruits"], "line 1"),
-        (["embed", "{bad}", "-c", "x"], "line 1"),
+        (["embed", "missing.jsonl", "-c", "fruits"], "is not there"),
+        (["embed", "{bad}", "-c", "x"], "Expected a name"),
+        (["embed", "{bad}", "-c", "fruits", "-m", "hashing", "--on-error", "fail"], "row 1"),
         (["query", "fruits", "text"], "does not exist"),
         (["info"], "holds no data"),
         (["compact", "fruits"], "holds no data"),

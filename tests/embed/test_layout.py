@@ -7,7 +7,7 @@ import json
 import pytest
 from embed.tiny_models import write_modules
 
-from chroma_gpu.embed.layout import Dense, Layout, Normalize, read
+from chroma_gpu.embed.encoders.layout import Dense, Layout, Normalize, read
 from chroma_gpu.errors import EmbeddingFailed
 
 
@@ -58,7 +58,7 @@ def test_several_modes(directory):
 @pytest.mark.parametrize(
     ("path", "content", "reason"),
     [
-        ("1_Pooling/config.json", {"pooling_mode": "weightedmean"}, "it pools by weightedmean"),
+        ("1_Pooling/config.json", {"pooling_mode": "attention"}, "it pools by attention"),
         ("2_Dense/config.json", {"use_residual": True}, "its module Dense in 2_Dense is not plain"),
         ("2_Dense/config.json", {"module_input_name": "token_embeddings"}, "its module Dense in 2_Dense is not plain"),
         ("2_Dense/config.json", {"activation_function": "mine.Swish"}, "its activation mine.Swish is code of its own"),

@@ -9,9 +9,9 @@ import weakref
 import pytest
 from embed import tiny_models
 
-from chroma_gpu.embed.encoder import default_dtype
+from chroma_gpu.embed.encoders.models import ModelCache
+from chroma_gpu.embed.encoders.weights import default_dtype
 from chroma_gpu.embed.local import DefaultEmbeddingFunction, SentenceTransformerEmbeddingFunction
-from chroma_gpu.embed.models import ModelCache
 from chroma_gpu.errors import DeviceError, EmbeddingFailed, ModelNotFound
 
 

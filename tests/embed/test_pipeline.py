@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from chroma_gpu.embed.pipeline import AHEAD, Prompt, stream
+from chroma_gpu.embed.stream.crew import ahead
+from chroma_gpu.embed.stream.pipeline import Prompt, stream
 from chroma_gpu.errors import DeviceError, EmbeddingFailed
 
 
@@ -108,7 +109,7 @@ def test_texts_are_read_in_this_thread_and_only_a_little_ahead(texts):
 
     encoder = Fake()
     for start, block in stream(encoder, source(), window=10):
-        assert len(read) <= start + len(block) * (AHEAD + 1)
+        assert len(read) <= start + len(block) * (ahead() + 1)
     assert threads == {threading.current_thread()}
     assert {name.startswith("tokenise") for name, _ in encoder.tokenised} == {True}
 

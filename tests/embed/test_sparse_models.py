@@ -1,4 +1,4 @@
-"""Sparse vectors by models, CLIP and text2vec: on tiny models, or on stand-ins for packages that are not a dependency."""
+"""Sparse vectors by models, and text2vec: on tiny models, or on stand-ins for packages that are not a dependency."""
 
 from __future__ import annotations
 
@@ -116,43 +116,6 @@ def test_fastembed(fastembed):
         bm25 = ef.Bm25EmbeddingFunction(k=1.5, language="german", task="query")
     assert bm25(["four"]) == bm25.embed_query(["four"]) == [SparseVector([1, 4], [1.0, 20.0])]
     assert Model.last.given == (("Qdrant/bm25",), {"k": 1.5, "language": "german"})
-
-
-def test_open_clip(monkeypatch):
-    import torch
-
-    class Clip:
-        sizes = []  # noqa: RUF012
-
-        def to(self, place):
-            return self
-
-        def eval(self):
-            return self
-
-        def encode_text(self, tokens):
-            self.sizes.append(len(tokens))
-            return torch.stack([tokens.float(), torch.zeros(len(tokens))], 1)
-
-        def encode_image(self, pixels):
-            self.sizes.append(len(pixels))
-            return torch.stack([torch.zeros(len(pixels)), pixels.float()], 1)
-
-    package = types.ModuleType("open_clip")
-    package.create_model_and_transforms = lambda name, pretrained: (Clip(), None, lambda image: torch.tensor(int(image.sum())))
-    package.get_tokenizer = lambda name: lambda texts: torch.tensor([len(text) for text in texts])
-    pil = types.ModuleType("PIL")
-    pil.Image = types.SimpleNamespace(fromarray=lambda array: array)
-    monkeypatch.setitem(sys.modules, "open_clip", package)
-    monkeypatch.setitem(sys.modules, "PIL", pil)
-    image = np.ones((2, 2, 3), np.uint8)
-    function = ef.OpenCLIPEmbeddingFunction()
-    got = function(["a", "bc", image, "d"])
-    assert [row.tolist() for row in got] == [[1, 0], [1, 0], [0, 1], [1, 0]]
-    assert got[0].dtype == np.float32
-    assert Clip.sizes == [2, 1, 1]
-    with pytest.raises(ValueError, match="Input must be a list of text documents"):
-        function([3])
 
 
 def test_text2vec_runs_a_model_as_sentence_transformers_does(tmp_path):

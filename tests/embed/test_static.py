@@ -8,9 +8,9 @@ from embed import tiny_models
 from embed.tiny_models import WORDS
 
 from chroma_gpu.embed import embed_texts
+from chroma_gpu.embed.encoders.static import StaticEncoder, from_files
 from chroma_gpu.embed.local import StaticEmbeddingFunction
-from chroma_gpu.embed.pipeline import Prompt
-from chroma_gpu.embed.static import StaticEncoder, from_files
+from chroma_gpu.embed.stream.pipeline import Prompt
 from chroma_gpu.errors import EmbeddingFailed
 
 

@@ -14,6 +14,8 @@ def reference(states, mask, mode):
     for row, kept in zip(states.double().cpu().numpy(), mask.cpu().numpy(), strict=True):
         tokens = row[kept]
         pooled = {"mean": lambda t: t.mean(0), "max": lambda t: t.max(0), "cls": lambda t: t[0], "last": lambda t: t[-1]}
+        pooled |= {"weighted": lambda t: np.average(t, axis=0, weights=1 + np.arange(len(t)))}
+        pooled |= {"root": lambda t: t.sum(0) / np.sqrt(len(t))}
         rows.append(pooled[mode](tokens) if len(tokens) else np.zeros(row.shape[1]))
     return np.array(rows)
 
@@ -31,6 +33,25 @@ def test_pooling(mode, dtype, shape, device):
         got = pool(poisoned.to(device), mask.to(device), mode, normalise=False)
         assert got.dtype == torch.float32
         np.testing.assert_allclose(got.cpu().numpy(), reference(states, mask, mode), rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("mode", Pooling)
+@pytest.mark.parametrize("left", [False, True])
+def test_what_is_skipped_does_not_count_and_keeps_its_place(mode, left):
+    states = torch.randn(4, 6, 3, generator=torch.Generator().manual_seed(2))
+    lengths = [6, 4, 2, 1]
+    columns = torch.arange(6)
+    mask = torch.stack([columns >= 6 - n if left else columns < n for n in lengths])
+    got = pool(states, mask, mode, normalise=False, skipped=2)
+    for i, n in enumerate(lengths):
+        tokens = states[i][mask[i]][2:].double()
+        if not len(tokens):
+            assert not got[i].any()
+            continue
+        want = reference(tokens[None], torch.ones(1, len(tokens), dtype=torch.bool), mode)[0]
+        if mode is Pooling.WEIGHTED:
+            want = np.average(tokens.numpy(), axis=0, weights=np.arange(3, n + 1))
+        np.testing.assert_allclose(got[i], want, rtol=1e-5, atol=1e-6)
 
 
 def test_sums_are_taken_in_float32():

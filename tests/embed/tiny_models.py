@@ -65,6 +65,100 @@ def static(directory: Path, *, normalize: bool = True) -> Path:
     return directory
 
 
+def cross_encoder(directory: Path, *, family: str = "bert", labels: int = 1, **config: Any) -> Path:
+    """A random classifier of pairs; ``config`` goes into config.json."""
+    import torch
+    import transformers
+
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        kinds = {"bert": "BertConfig", "roberta": "RobertaConfig"}
+        # A large spread of weights, so that scores differ from pair to pair.
+        given = getattr(transformers, kinds[family])(
+            vocab_size=len(WORDS) + 6,
+            max_position_embeddings=64,
+            num_labels=labels,
+            initializer_range=0.4,
+            pad_token_id=0,
+            **size,
+            **config,
+        )
+        model = getattr(transformers, f"{family.capitalize()}ForSequenceClassification")(given)
+    model.save_pretrained(directory)
+    pair_tokenizer(typed=family == "bert").save_pretrained(directory)
+    return directory
+
+
+def splade(directory: Path, *, after: dict[str, Any] | None = None, prompts: dict[str, str] | None = None) -> Path:
+    """A random SPLADE model: a plain directory, or with ``after``, the configuration of its pooling, one of sentence-transformers."""
+    import torch
+    from transformers import BertConfig, BertForMaskedLM
+
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        config = BertConfig(vocab_size=len(WORDS) + 6, max_position_embeddings=64, initializer_range=0.3, **size)
+        BertForMaskedLM(config).save_pretrained(directory)
+    tokenizer(special=True).save_pretrained(directory)
+    if after is not None:
+        kinds = ["base.modules.transformer.Transformer", "sparse_encoder.modules.splade_pooling.SpladePooling"]
+        modules = [
+            {"idx": i, "name": str(i), "path": "1_SpladePooling" if i else "", "type": f"sentence_transformers.{kind}"}
+            for i, kind in enumerate(kinds)
+        ]
+        _write(directory / "modules.json", modules)
+        _write(directory / "1_SpladePooling" / "config.json", after)
+        _write(directory / "sentence_bert_config.json", {"transformer_task": "fill-mask", "max_seq_length": 16})
+        _write(directory / "config_sentence_transformers.json", {"model_type": "SparseEncoder", "prompts": prompts or {}})
+    return directory
+
+
+def clip(directory: Path, *, modules: list[str] | None = None, **images: Any) -> Path:
+    """A random CLIP model of 24 dimensions that sees 16 x 16 pixels; ``images`` goes into preprocessor_config.json."""
+    import torch
+    from transformers import CLIPConfig, CLIPModel
+
+    layers = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "initializer_range": 0.3,
+    }
+    config = CLIPConfig(
+        text_config={**layers, "vocab_size": len(WORDS) + 6, "max_position_embeddings": 12, "eos_token_id": 5, "bos_token_id": 4},
+        vision_config={**layers, "image_size": 16, "patch_size": 8},
+        projection_dim=24,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        CLIPModel(config).save_pretrained(directory)
+    made = tokenizer(special=False)
+    made.model_max_length = 12
+    made.save_pretrained(directory)
+    size = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}, "do_center_crop": True}
+    _write(directory / "preprocessor_config.json", {"image_processor_type": "CLIPImageProcessor"} | size | images)
+    if modules:
+        write_modules(directory, modules)
+    return directory
+
+
+def pair_tokenizer(*, typed: bool) -> Any:
+    """Frames pairs as BERT does, the second text of another type, or as RoBERTa does."""
+    from tokenizers import processors
+    from transformers import PreTrainedTokenizerFast
+
+    made = tokenizer(special=True).backend_tokenizer
+    pair = "[CLS] $A [SEP] $B:1 [SEP]:1" if typed else "[CLS] $A [SEP] [SEP] $B [SEP]"
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair=pair, special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = ["input_ids", *(["token_type_ids"] if typed else []), "attention_mask"]
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=20, model_input_names=names, **special)
+
+
 def tokenizer(*, special: bool, left: bool = False) -> Any:
     """Whole words; with ``special`` framed as BERT does, else ended as T5 does."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -107,7 +201,7 @@ def _pooling(modes: str | list[str]) -> dict[str, Any]:
     if isinstance(modes, list):
         return {"embedding_dimension": 32, "pooling_mode": modes}
     legacy = {"cls": "cls_token", "max": "max_tokens", "mean": "mean_tokens", "lasttoken": "lasttoken"}
-    legacy |= {"weightedmean": "weightedmean_tokens"}
+    legacy |= {"weightedmean": "weightedmean_tokens", "mean_sqrt_len_tokens": "mean_sqrt_len_tokens"}
     return {"word_embedding_dimension": 32} | {f"pooling_mode_{key}": name == modes for name, key in legacy.items()}
 
 

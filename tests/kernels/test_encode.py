@@ -41,6 +41,8 @@ def expected(tokens, pooling, normalise):
                 Pooling.CLS: wide[0],
                 Pooling.LAST: wide[-1],
                 Pooling.MAX: wide.max(axis=0),
+                Pooling.WEIGHTED: np.average(wide, axis=0, weights=1 + np.arange(len(wide))),
+                Pooling.ROOT: wide.sum(axis=0) / np.sqrt(len(wide)),
             }[pooling]
         length = np.linalg.norm(result[i])
         if normalise and length:
@@ -93,6 +95,22 @@ def test_vectors_and_rows(device, encode, pooling, dtype, form):
         torch.testing.assert_close(getattr(chunk, name), getattr(other, name), rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("pooling", list(Pooling))
+@pytest.mark.parametrize("form", ["packed", "right", "left"])
+def test_what_is_skipped_does_not_count(device, encode, pooling, form):
+    """Weights go on counting: the first token that counts has the weight of its place."""
+    tokens = texts(24, torch.float32)
+    hidden, where = packed(tokens, device, 2) if form == "packed" else padded(tokens, device, form, torch.bool)
+    got = encode(hidden, where, pooling, normalise=False, skipped=2).cpu().numpy()
+    for row, text in zip(got, tokens, strict=True):
+        rest = text[2:].double().numpy()
+        if pooling is Pooling.WEIGHTED and len(rest):
+            want = np.average(rest, axis=0, weights=3 + np.arange(len(rest)))
+        else:
+            want = expected([torch.from_numpy(rest)], pooling, False)[0]
+        np.testing.assert_allclose(row, want, atol=2e-6, rtol=1e-5)
+
+
 def test_without_a_chunk_the_vectors_come_alone(device, encode):
     tokens = texts(64, torch.float16)
     got = encode(*packed(tokens, device), Pooling.MEAN)
@@ -121,10 +139,13 @@ def test_long_texts(device, encode):
     mask = torch.zeros(2, t, dtype=torch.bool, device=device)
     hidden[0, 2_200:2_300], mask[0, 2_200:2_300] = torch.arange(100.0, device=device)[:, None], True
     hidden[1, 1_024:1_026], mask[1, 1_024:1_026] = 3.0, True
-    for pooling, wanted in {Pooling.MEAN: 49.5, Pooling.MAX: 99.0, Pooling.CLS: 0.0, Pooling.LAST: 99.0}.items():
+    for pooling, wanted in {
+        **{Pooling.MEAN: 49.5, Pooling.MAX: 99.0, Pooling.CLS: 0.0, Pooling.LAST: 99.0},
+        **{Pooling.WEIGHTED: 66.0, Pooling.ROOT: 495.0},
+    }.items():
         got = encode(hidden, mask, pooling, normalise=False)
-        assert (got[0] == wanted).all()
-        assert (got[1] == 3).all()
+        np.testing.assert_allclose(got[0].cpu(), wanted, rtol=1e-6)
+        np.testing.assert_allclose(got[1].cpu(), 3 * 2**0.5 if pooling is Pooling.ROOT else 3, rtol=1e-6)
 
 
 def test_no_texts_and_no_tokens(device, encode):
@@ -162,4 +183,4 @@ def test_a_device_with_triton_gets_the_kernel(device, monkeypatch):
     monkeypatch.setattr(encode_triton, "encode", lambda *given, **named: (*given, named))
     offsets = torch.zeros(3, dtype=torch.int32, device=device)
     got = module.encode(torch.zeros(0, 8, device=device), offsets, Pooling.MAX, None, 4, Metric.L2, normalise=False)
-    assert got[1:] == (offsets, Pooling.MAX, None, 4, Metric.L2, None, {"normalise": False})
+    assert got[1:] == (offsets, Pooling.MAX, None, 4, Metric.L2, None, {"normalise": False, "skipped": 0})

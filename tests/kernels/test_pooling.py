@@ -19,6 +19,8 @@ def reference(hidden, mask, pooling, normalise):
                 Pooling.CLS: tokens[0],
                 Pooling.LAST: tokens[-1],
                 Pooling.MAX: tokens.max(axis=0),
+                Pooling.WEIGHTED: np.average(tokens, axis=0, weights=1 + np.arange(len(tokens))),
+                Pooling.ROOT: tokens.sum(axis=0) / np.sqrt(len(tokens)),
             }[pooling]
         length = np.linalg.norm(vectors[i])
         if normalise and length:

@@ -334,3 +334,33 @@ def complete_batches(store):
         assert id_ == batch.ids[metadata["at"]]
         assert np.array_equal(read.vectors[at], batch.vectors[metadata["at"]])
     return len(tags)
+
+
+NOTED = 7
+
+
+def noted_batch(step):
+    """What ``write_noted`` writes at a step: some rows, every third time none, and how far it is."""
+    import numpy as np
+
+    from chroma_gpu.records import Note, RecordBatch
+
+    ids = [] if step % 3 == 2 else [f"{step}-{at}" for at in range(NOTED)]
+    note = Note("job", b"%d" % (step + 1), None if step == 0 else b"%d" % step)
+    return RecordBatch(ids, np.full((len(ids), 4), step, np.float32) if ids else None, ["text"] * len(ids), note=note)
+
+
+def write_noted(directory, pipe):
+    """Go on where the note says, until killed."""
+    from chroma_gpu.records import Mode
+    from chroma_gpu.store.inverted import fold
+    from chroma_gpu.store.record_store import RecordStore
+
+    fold.FOLD_ROWS = 32
+    store = RecordStore.open(directory, map_size=1 << 18)
+    step = int(store.note("job") or 0)
+    pipe.send("open")
+    while True:
+        store.write(noted_batch(step), Mode.ADD)
+        step += 1
+        pipe.send(step)

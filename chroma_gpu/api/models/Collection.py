@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chroma_gpu.api import collection_configuration, foreign, names, reembed, validate
@@ -19,10 +19,12 @@ from chroma_gpu.api.types import (
     WhereDocument,
 )
 from chroma_gpu.embed import validate_embedding_function
-from chroma_gpu.embed.kept import Kept
 from chroma_gpu.embed.progress import Progress, listener
+from chroma_gpu.embed.stream.kept import Kept
+from chroma_gpu.engine.rebuild import Rebuilt
 from chroma_gpu.engine.repair import Repair
-from chroma_gpu.records import Column, Mode, RecordBatch
+from chroma_gpu.errors import StoreBusy
+from chroma_gpu.records import Column, DeviceBlock, Mode, Note, RecordBatch, Vectors
 
 
 class Collection(CollectionReads):
@@ -229,6 +231,54 @@ class Collection(CollectionReads):
     def compact(self) -> None:
         """Give back the disk and memory of deleted and replaced records. Queries go on meanwhile, writers wait."""
         self._engine.compact(self.id)
+
+    def _note(self, name: str) -> bytes | None:
+        """What a job has kept under this name; None for nothing. A fork has the notes of its source, as it has its records.
+
+        Raises NotImplementedError for a server's collection.
+        """
+        with self._engine.table(self.id) as table:
+            return table.note(name)
+
+    def _commit_job(
+        self,
+        ids: list[str],
+        vectors: Vectors | None,
+        documents: Sequence[str | None] | None,
+        metadatas: Sequence[Mapping[str, Any] | None] | None,
+        uris: Sequence[str | None] | None,
+        *,
+        mode: Mode,
+        note: Note | None,
+        resident: Sequence[DeviceBlock] = (),
+        rebuilt: int | None = None,
+    ) -> None:
+        """What a job has embedded by itself, checked as ``add``, ``update`` and ``upsert`` check theirs, and how far it is, in one moment.
+
+        ids      may be empty: then there is only the note
+        note     see ``records.Note``
+        resident  what devices have of the vectors
+        rebuilt  ``Entry.rebuilt`` of when the job began; None: as this object knows it
+        Raises   NoteChanged if another job was there, StoreBusy if the collection was embedded anew meanwhile, and what ``add`` raises;
+                 nothing was written then
+        """
+        columns: list[Any] = [None if each is None else list(each) for each in (metadatas, documents, uris)]
+        with validate.within(str(mode)):
+            given = validate.Given(ids, None, None, None, None, None)
+            if ids:
+                metadata, texts, places = columns
+                given = validate.records(ids, vectors, metadata, texts, None, places, merging=mode is not Mode.ADD)
+            filled = sparse.filled(self._sparse_keys(), given.metadatas, given.documents)
+        batch = RecordBatch(given.ids, given.vectors, given.documents, filled, given.uris, resident, note)
+        known = self._entry.rebuilt if rebuilt is None else rebuilt
+        try:
+            with self._explained(given=True):
+                self._engine.write(self.id, batch, mode, rebuilt=known)
+        except Rebuilt as error:
+            raise StoreBusy(
+                f"Collection [{self.name}] was embedded anew with another function while this job was at work.",
+                hint="Nothing of this batch was written. Get the collection again, and run the job again: it embeds with that function.",
+            ) from error
 
     def _write(self, given: validate.Given, embeddable: tuple[str, ...], mode: Mode, progress: Progress) -> None:
         with validate.within(str(mode)):

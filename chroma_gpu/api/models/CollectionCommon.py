@@ -27,9 +27,9 @@ from chroma_gpu.api.types import (
     Schema,
 )
 from chroma_gpu.embed import SparseEmbeddingFunction, embed_texts, validate_embedding_function
-from chroma_gpu.embed.kept import Kept
 from chroma_gpu.embed.progress import Progress
 from chroma_gpu.embed.sparse import validate_sparse_vectors
+from chroma_gpu.embed.stream.kept import Kept
 from chroma_gpu.embed.texts import BATCH
 from chroma_gpu.engine.catalog import Entry
 from chroma_gpu.engine.rebuild import Rebuilt
@@ -233,7 +233,8 @@ class CollectionCommon:
 
     def _embed(self, input: Any, is_query: bool = False, progress: Progress = None, kept: Kept | None = None) -> Vectors:
         batch = BATCH if progress else None
-        return embed_texts(self._function(), input, query=is_query, progress=progress, batch=batch, kept=kept)
+        memory = None if is_query else self._engine.memory
+        return embed_texts(self._function(), input, query=is_query, progress=progress, batch=batch, kept=kept, memory=memory)
 
     def _sparse_keys(self) -> dict[str, SparseKey]:
         """The metadata keys with a sparse index. Their embedding functions are made once."""

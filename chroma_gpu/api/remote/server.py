@@ -157,6 +157,11 @@ class Server(ServerAPI):
         """None: vectors are sent to the server."""
         return ()
 
+    @property
+    def memory(self) -> None:
+        """There is no directory to remember embeddings in."""
+        return
+
     def write(self, collection: UUID, batch: RecordBatch, mode: Mode, *, rebuilt: int | None = None) -> None:
         """One request, or one for each part of a batch that is too large for one. See ``Writes.send``."""
         self._writes.send((*self._route(collection), str(mode)), batch)

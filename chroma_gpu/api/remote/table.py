@@ -69,6 +69,10 @@ class RemoteTable:
         dim = self._http.get(*self._route[:-1], "by-id", self._route[-1]).get("dimension")
         return None if dim is None else int(dim)
 
+    def note(self, name: str) -> NoReturn:
+        """Raises NotImplementedError."""
+        raise no_notes()
+
     def occupancy(self) -> tuple[int, int]:
         """(records, 0): a server does not tell what deleted records still hold."""
         return self.count(), 0
@@ -98,4 +102,12 @@ def no_plans() -> NotImplementedError:
     """What is raised where a plan is asked for."""
     return NotImplementedError(
         "A server does not tell how it comes by its answers. Open the data with a local client, as PersistentClient(path), to explain."
+    )
+
+
+def no_notes() -> NotImplementedError:
+    """What is raised where something is to be kept beside the records of a server."""
+    return NotImplementedError(
+        "A server keeps nothing beside the records, so a job cannot say there how far it is. "
+        "Run it with a local client, as PersistentClient(path)."
     )

@@ -9,6 +9,7 @@ import msgspec
 
 from chroma_gpu.api.remote import wire
 from chroma_gpu.api.remote.connection import Connection, plain
+from chroma_gpu.api.remote.table import no_notes
 from chroma_gpu.errors import BatchSizeExceededError, ChromaError
 from chroma_gpu.records import RecordBatch
 
@@ -26,8 +27,11 @@ class Writes:
     def send(self, route: tuple[str, ...], batch: RecordBatch) -> None:
         """Send a batch, in parts if it must be; the server takes each part whole or not at all.
 
-        Raises  what the server says; where parts were taken before, the message says how many records they had
+        Raises  what the server says; where parts were taken before, the message says how many records they had;
+                NotImplementedError for a batch with a note
         """
+        if batch.note is not None:
+            raise no_notes()
         checks = self._checks()
         most = int(checks.get("max_batch_size", -1))
         size = most if most > 0 else len(batch)

@@ -128,6 +128,10 @@ class JinaEmbeddingFunction(AsksDifferently, _TextsAndImages, RemoteEmbeddingFun
         body = {"input": given, "model": self.model_name, **chosen, **((self.query_config or {}) if query else {})}
         return Request("https://api.jina.ai/v1/embeddings", body, self.held_key().bearer())
 
+    def fingerprint(self) -> str | None:
+        """None with late chunking: a vector depends on the other texts too then."""
+        return None if self.late_chunking else super().fingerprint()
+
     def batch_limit(self, inputs: Sequence[Any]) -> int:
         """Everything with late chunking."""
         return len(inputs) if self.late_chunking else self.inputs_per_request

@@ -7,6 +7,8 @@ function is called. Keys come from the environment through ``config.secret``; no
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import os
 import random
 import time
@@ -249,6 +251,19 @@ class RemoteEmbeddingFunction(Remote, EmbeddingFunction[D_contra]):
     def __call__(self, input: D_contra) -> Embeddings:
         """One float32 array per input.  Raises ValueError for no inputs and for what the service does not take; EmbeddingFailed."""
         return self.ask(self.checked_inputs(input), query=False)
+
+    def fingerprint(self) -> str | None:
+        """The service and what it was told, but for keys and where they are; None where no model is named: it may be another one tomorrow.
+
+        A service that changes a model under its name is not noticed.
+        """
+        config = {name: value for name, value in self.get_config().items() if "key" not in name}
+        model = config.get("model_name") or config.get("model")
+        if model is None:
+            return None
+        # Digested, since it is stored, and further arguments may hold secrets.
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=repr).encode()).hexdigest()
+        return f"{self.stored} {model} {digest}"
 
     def checked_inputs(self, inputs: Any) -> list[Any]:
         """The inputs as a list; a single text is one input.  Raises ValueError for what is no text."""

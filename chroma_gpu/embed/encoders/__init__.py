@@ -1,0 +1,1 @@
+"""The models: where they come from, how they are loaded, one encoder for each kind."""

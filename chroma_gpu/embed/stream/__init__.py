@@ -1,0 +1,1 @@
+"""From texts to vectors: windows, batches, threads and devices."""

@@ -1,0 +1,1 @@
+"""One small module for each form in which rows come."""
