@@ -12,6 +12,7 @@ import numpy as np
 from chroma_gpu.api import collection_configuration
 from chroma_gpu.api.types import DataLoader, EmbeddingFunction, Loadable
 from chroma_gpu.embed import embed_texts
+from chroma_gpu.embed.memory.protocol import Memory
 from chroma_gpu.engine.catalog import Entry
 from chroma_gpu.errors import InvalidArgumentError
 from chroma_gpu.records import RecordBatch, Vectors
@@ -21,13 +22,17 @@ class Reembedding:
     """Makes the vectors of records: of their documents, and of what their uris point to where there is no document.
 
     loader  loads what uris point to; without one every record needs a document
+    memory  of vectors of texts that were embedded before
     stored  the function as the configuration keeps it
     """
 
-    def __init__(self, function: EmbeddingFunction[Any], loader: DataLoader[Loadable] | None) -> None:
+    def __init__(
+        self, function: EmbeddingFunction[Any], loader: DataLoader[Loadable] | None, memory: Memory | None = None
+    ) -> None:
         self.stored = collection_configuration.stored_function(function)
         self._function = function
         self._loader = loader
+        self._memory = memory
 
     def key(self) -> str:
         """What is equal for two calls if the vectors of one can be used by the other.
@@ -64,7 +69,7 @@ class Reembedding:
         self.check(len(batch) - len(texts) - len(loaded), len(batch))
         parts = []
         if texts:
-            parts.append(embed_texts(self._function, [documents[at] for at in texts], progress=False))
+            parts.append(embed_texts(self._function, [documents[at] for at in texts], progress=False, memory=self._memory))
         if loaded and self._loader is not None:
             parts.append(embed_texts(self._function, self._loader(uris=[str(uris[at]) for at in loaded]), progress=False))
         made = np.concatenate(parts)

@@ -72,6 +72,18 @@ def test_collections_share_what_was_embedded(tmp_path, model, embedded):
         assert {id_: found for id_, found in vectors(third).items() if id_ != "new"} == expected
 
 
+def test_a_collection_embedded_anew_finds_what_another_has(tmp_path, model, embedded):
+    with opened(tmp_path) as client:
+        first = made(client, "first", model)
+        first.add(ids=IDS, documents=WORDS)
+        other = client.create_collection("other", embedding_function=ef.HashingEmbeddingFunction())
+        other.add(ids=IDS, documents=WORDS)
+        before = embedded()
+        other.reembed(ef.SentenceTransformerEmbeddingFunction(model, device="cpu"))
+        assert embedded() == before
+        assert vectors(other) == vectors(first)
+
+
 def test_queries_are_neither_looked_up_nor_kept(tmp_path, model, embedded):
     with opened(tmp_path) as client:
         collection = made(client, "first", model)

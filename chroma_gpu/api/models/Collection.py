@@ -196,7 +196,7 @@ class Collection(CollectionReads):
         validate_embedding_function(embedding_function)
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
-        vectors_of = reembed.Reembedding(embedding_function, self._data_loader)
+        vectors_of = reembed.Reembedding(embedding_function, self._data_loader, self._engine.memory)
         with self._engine.table(self.id) as table:
             missing, total = table.undocumented(), table.count()
             if missing and self._data_loader is not None:

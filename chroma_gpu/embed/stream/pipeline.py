@@ -1,7 +1,7 @@
 """From texts to vectors in large, even batches: tokenised ahead, sorted by length, cut by a budget of tokens, put back in order.
 
 Texts are read in the caller's thread. Threads make tokens of the next windows of texts, and one thread per device (or more, on a CPU
-that gains by it) runs batch after batch, also while the caller is busy with the block that it was given:
+that gains by it) runs batch after batch, also while the caller is busy with the block that it was given. One lane on the CPU is the caller's own while it waits:
 
     windows    reading, and which texts of a window go through the model
     batches    where a batch ends; budget: how large it may be
