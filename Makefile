@@ -69,6 +69,7 @@ soak: $(VENV)/.test
 bench: check $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py --peers chromadb,lancedb,qdrant,faiss,hnswlib --rows 50000
 	$(BIN)/python benchmarks/filters.py --peers faiss,chromadb
+	$(BIN)/python benchmarks/embedding.py
 
 # All that needs a GPU, in one command: tests on the card, block sizes, benchmark, plots. Each call ends within MINUTES; run it again and
 # it goes on. Where no environment can be made (no network), or where CARRY names a folder with what is missing, PYTHON is taken as it is.
