@@ -29,6 +29,7 @@ if __name__ == "__main__":
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+from benchmarks import gpu_embedding_ways  # noqa: E402
 from benchmarks.gpu_timing import Clock, peaks  # noqa: E402
 from benchmarks.machine import commit, machine  # noqa: E402
 
@@ -82,7 +83,7 @@ def main(given: Sequence[str] | None = None) -> int:
                 print("the minutes are over: the same command goes on")
                 return 3
             try:
-                row = _cell(shape, length, Path(folder), options, facts["peaks"])
+                row = _cell(shape, length, Path(folder), options, facts["peaks"], clock)
             except Exception as error:  # the row says why, and the other cells go on
                 if options.tiny:
                     raise
@@ -95,7 +96,9 @@ def main(given: Sequence[str] | None = None) -> int:
     return int(failed > 0)
 
 
-def _cell(shape: Shape, length: str, folder: Path, options: argparse.Namespace, ceilings: dict[str, float]) -> dict[str, Any]:
+def _cell(
+    shape: Shape, length: str, folder: Path, options: argparse.Namespace, ceilings: dict[str, float], clock: Clock
+) -> dict[str, Any]:
     """One model and one length of text: the pipeline, the library as it comes, the library in 16 bits with large batches."""
     from sentence_transformers import SentenceTransformer
 
@@ -127,6 +130,7 @@ def _cell(shape: Shape, length: str, folder: Path, options: argparse.Namespace, 
         "waste": stats.waste,
         "busy": max(stats.busy.values(), default=0.0) / took,
     }
+    row |= gpu_embedding_ways.measured(ours, pipeline, took, clock)
     library = SentenceTransformer(str(directory), device=options.device, local_files_only=True)
     half = {"dtype": torch.float16} if options.device.startswith("cuda") else {}
     fast = SentenceTransformer(str(directory), device=options.device, local_files_only=True, model_kwargs=half)
