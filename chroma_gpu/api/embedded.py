@@ -39,6 +39,12 @@ class Embedded(Engine):
             engine.memory = EmbeddingCache(path.expanduser().resolve() / "embeddings", settings.embedding_cache)
         return engine
 
+    def close(self) -> None:
+        """As the engine's; also the files of what is remembered."""
+        super().close()
+        if self.memory is not None:
+            self.memory.close()
+
     def after_fork(self) -> None:
         """In a forked child: forget the locks of the parent."""
         super().after_fork()

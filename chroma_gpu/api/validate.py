@@ -276,7 +276,8 @@ def _off_device(value: Any) -> Any:
 
 def _rows(lists: list[Any]) -> Any:
     try:
-        return np.array(lists, dtype=np.float32)
+        with np.errstate(over="ignore"):  # infinity is refused later, with its place
+            return np.array(lists, dtype=np.float32)
     except ValueError:
         return [np.array(row, dtype=np.float32) for row in lists]  # of unequal lengths, or not numbers: numpy says which
 

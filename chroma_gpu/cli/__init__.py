@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from chroma_gpu.errors import ChromaError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, or 1 with one line on stderr that says what went wrong and what to do, or what it says else."""
+    _open_streams()
     given = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(given, argparse.Namespace(arguments=given))
     try:
@@ -21,8 +23,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"chroma-gpu {options.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\nchroma-gpu {options.command}: stopped; what was acknowledged is kept, run it again to go on", file=sys.stderr)
+        kept = (
+            "nothing was written" if options.command == "bulk-query" else "what was acknowledged is kept, run it again to go on"
+        )
+        print(f"\nchroma-gpu {options.command}: stopped; {kept}", file=sys.stderr)
         return 130
+
+
+def _open_streams() -> None:
+    """Where a standard stream was closed, nothing: else the next file that is opened takes its number, and what is said goes into it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _parser() -> argparse.ArgumentParser:

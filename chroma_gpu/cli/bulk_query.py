@@ -12,9 +12,10 @@ def run(options: argparse.Namespace) -> int:
     from chroma_gpu.api.open import PersistentClient
     from chroma_gpu.cli.console import require
     from chroma_gpu.jobs.queries import bulk_query
+    from chroma_gpu.jobs.stopping import ended_like_ctrl_c
 
     require(options.path)
-    with PersistentClient(options.path) as client:
+    with ended_like_ctrl_c(), PersistentClient(options.path) as client:
         report = bulk_query(
             client.get_collection(options.collection),
             options.input,

@@ -142,12 +142,13 @@ def _add_running(group: Any) -> None:
 
 def run(told: argparse.Namespace) -> int:
     """Run the job. What it did is said on stderr; stdout has nothing but the JSON that was asked for."""
-    from chroma_gpu.jobs import stopping
+    from chroma_gpu.jobs import inputs, stopping
     from chroma_gpu.jobs.progress import shown
     from chroma_gpu.jobs.run import run as run_job
 
     try:
         options = _options(told)
+        inputs.found(options)
     except InvalidArgumentError as error:
         print(f"chroma-gpu embed: {error}", file=sys.stderr)
         return 2

@@ -110,7 +110,7 @@ class View:
         import torch
         from torch.nn.functional import interpolate
 
-        seen = torch.from_numpy(np.ascontiguousarray(_on_white(pixels_of(image)))).permute(2, 0, 1)
+        seen = torch.from_numpy(np.require(_on_white(pixels_of(image)), None, ["C", "W"])).permute(2, 0, 1)
         height, width = seen.shape[1:]
         size = self.size
         if self.edge is not None:

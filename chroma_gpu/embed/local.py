@@ -135,6 +135,8 @@ class SentenceTransformerEmbeddingFunction(LocalEmbeddingFunction):
     ) -> None:
         self.check_primitive(kwargs)
         refuse_code(kwargs)
+        if kwargs.get("truncate_dim") == 0:
+            raise ValueError("truncate_dim must not be 0: vectors have at least one dimension.")
         self.model_name = model_name
         self.device = device
         self.normalize_embeddings = normalize_embeddings

@@ -33,6 +33,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
     outcome      ``events.Outcome`` of the chunks of the row at the cursor that are done with; 0 without any
     counts       ``Report.counts``
     dead_letter  the file of bad rows, and its ``dead_bytes`` that belong to the rows before the cursor
+    dead_tail    digest of the last of these, see ``DeadLetters.tail``; empty where it is not known
     finished     the end of the inputs was reached
     """
 
@@ -42,6 +43,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
     counts: dict[str, int] = {}
     dead_letter: str | None = None
     dead_bytes: int = 0
+    dead_tail: str = ""
     finished: bool = False
     version: int = VERSION
 

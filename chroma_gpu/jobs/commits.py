@@ -13,7 +13,7 @@ from chroma_gpu.errors import ChromaError, JobFailed, StoreError
 from chroma_gpu.jobs.checkpoint import Checkpoint, Checkpoints
 from chroma_gpu.jobs.dead_letters import DeadLetters
 from chroma_gpu.jobs.dedupe import Dedupe
-from chroma_gpu.jobs.events import Event, Events, Outcome, Passed, Pending, after
+from chroma_gpu.jobs.events import Events, Outcome, Passed, after, ends_row
 from chroma_gpu.jobs.options import EmbedOptions
 from chroma_gpu.jobs.report import Report
 from chroma_gpu.jobs.rows import BadRow, Item, Stage
@@ -55,7 +55,7 @@ class Commits:
         self._collection, self._options, self._events, self._dedupe = collection, options, events, dedupe
         self._checkpoints, self._dead, self.report = checkpoints, dead, report
         self._inputs, self._cursor, self._outcome = checkpoint.inputs, checkpoint.cursor, checkpoint.outcome
-        self._letters = checkpoint.dead_letter, checkpoint.dead_bytes
+        self._letters = checkpoint.dead_letter, checkpoint.dead_bytes, checkpoint.dead_tail
         self._before, self._started = report.counts(), monotonic()
         self._mode = Mode.UPSERT if options.on_conflict == "upsert" else Mode.ADD
         self._rebuilt = collection._entry.rebuilt
@@ -141,11 +141,12 @@ class Commits:
             for last in verdicts.shortened():
                 document = (last.metadata or {})["document_id"]
                 self._collection.delete(where={"$and": [{"document_id": document}, {"chunk": {"$gt": last.chunk}}]})
-        updates = {item.id: item for item in map(verdicts.item, verdicts.updated())}
+        replaced = verdicts.replaced() if self._mode is Mode.UPSERT else ()
+        updates = {verdicts.item(place).id: verdicts.item(place) for place in verdicts.updated() if place not in replaced}
         if updates:
             columns = _columns(list(updates.values()), documents=False)
             self._collection._commit_job(list(updates), None, *columns, mode=Mode.UPDATE, note=None, rebuilt=self._rebuilt)
-        latest = {verdicts.item(place).id: place for place in verdicts.written()}
+        latest = {verdicts.item(place).id: place for place in verdicts.written() if place not in replaced}
         self._write(verdicts, sorted(latest.values()))
 
     def _write(self, verdicts: Verdicts, places: Sequence[int], *, finished: bool = False) -> None:
@@ -157,14 +158,16 @@ class Commits:
         length = 0 if self._dead is None else self._dead.length
         try:
             if self._dead is not None:
-                self._dead.append(verdicts.bad())
+                self._dead.append(verdicts.bad(told=self._outcome == Outcome.DEAD))
+            letters = self._letters if self._dead is None else (str(self._dead.path), self._dead.length, self._dead.tail())
             checkpoint = Checkpoint(
                 inputs=self._inputs,
                 cursor=cursor,
                 outcome=outcome,
                 counts=counts,
-                dead_letter=self._letters[0] if self._dead is None else str(self._dead.path),
-                dead_bytes=self._letters[1] if self._dead is None else self._dead.length,
+                dead_letter=letters[0],
+                dead_bytes=letters[1],
+                dead_tail=letters[2],
                 finished=finished,
             )
             note = self._checkpoints.note(checkpoint)
@@ -193,7 +196,7 @@ class Commits:
         counts, outcome = self.report.counts(), self._outcome
         for own, event in zip(verdicts.outcomes, verdicts.batch.events, strict=True):
             outcome = max(outcome, own)
-            if _ends_row(event):
+            if ends_row(event):
                 rows = event.rows if isinstance(event, Passed) else 1
                 counts["rows_in"] += rows
                 counts[_COUNTED[Outcome(outcome)]] += rows
@@ -241,9 +244,3 @@ def _columns(items: Sequence[Item], *, documents: bool = True) -> list[Any]:
     texts = [item.text for item in items] if documents else []
     columns: list[list[Any]] = [texts, [item.metadata for item in items], [item.uri for item in items]]
     return [None if all(each is None for each in column) else column for column in columns]
-
-
-def _ends_row(event: Event) -> bool:
-    if isinstance(event, Passed):
-        return event.last
-    return event.item.last if isinstance(event, Pending) else event.after is not None

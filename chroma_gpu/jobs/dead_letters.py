@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from chroma_gpu.errors import InvalidArgumentError, StoreBusy
 from chroma_gpu.jobs.rows import BadRow
+
+TAIL: Final = 4_096
+"""Bytes by which a file is known again."""
 
 
 class DeadLetters:
     """Held by one run at a time. What was appended counts once a checkpoint has its length; what is beyond is cut off by the next run."""
 
-    def __init__(self, path: Path, length: int | None, *, ours: bool) -> None:
+    def __init__(self, path: Path, length: int | None, *, ours: bool, tail: tuple[int, str] = (0, "")) -> None:
         """
         length  bytes of it that count; None for none
         ours    whether the name belongs to this job alone, so that what lies there may go
+        tail    the length that it had in the last checkpoint, and what ``tail`` said then
         Raises  StoreBusy if another run has it, InvalidArgumentError if there is something of others in it, OSError
         """
         self.path = path
@@ -40,6 +45,11 @@ class DeadLetters:
                 )
             # A file that was moved away begins anew: what is gone is not ours to bring back.
             self.length = min(length or 0, there)
+            if not self._as_it_was(there, *tail):
+                raise InvalidArgumentError(
+                    f"{path} was changed since this job wrote it.",
+                    hint="Move it away, and run this again, or name another --dead-letter.",
+                )
             os.ftruncate(self._file, self.length)
         except BaseException:
             os.close(self._file)
@@ -56,6 +66,10 @@ class DeadLetters:
             data = data[written:]
         os.fsync(self._file)
 
+    def tail(self) -> str:
+        """Hex digest of the last bytes, by which a later run knows that nobody else has written here; empty without any."""
+        return self._tail(self.length)
+
     def rewind(self, length: int) -> None:
         """Forget what was appended after the file was so long."""
         os.ftruncate(self._file, length)
@@ -66,6 +80,16 @@ class DeadLetters:
         if not self.length:
             self.path.unlink(missing_ok=True)
         os.close(self._file)
+
+    def _as_it_was(self, there: int, last: int, told: str) -> bool:
+        """Whether nobody else has written here, of ``there`` bytes; of what is shorter, that it ends with a line."""
+        if there >= last:
+            return not told or self._tail(last) == told
+        return not there or os.pread(self._file, 1, there - 1) == b"\n"
+
+    def _tail(self, length: int) -> str:
+        data = os.pread(self._file, min(length, TAIL), max(0, length - TAIL))
+        return hashlib.blake2b(data, digest_size=16).hexdigest() if data else ""
 
 
 def _line(row: BadRow) -> bytes:

@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from chroma_gpu import device as devices
+from chroma_gpu.api import names
 from chroma_gpu.api.collection_configuration import stored_function
 from chroma_gpu.api.open import PersistentClient
 from chroma_gpu.embed import EmbeddingFunction, embed_blocks
@@ -157,6 +158,8 @@ def _function(
     """(how it is stored, what runs) of the function that would embed; None where rows bring their vectors."""
     chosen = given if given is not None else model.chosen(options)
     folder = Path(options.path).expanduser()
+    if options.collection is not None:
+        names.check_collection(options.collection)
     if options.collection is not None and (folder / "format.json").exists():
         with suppress(NotFoundError), PersistentClient(folder) as client:
             collection = client.get_collection(options.collection)

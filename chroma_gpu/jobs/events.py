@@ -46,12 +46,22 @@ class Pending:
 
 @dataclass(slots=True, eq=False)
 class Passed:
-    """Items that need nothing, one after another; those of one outcome that are whole rows are counted together."""
+    """Items that need nothing, one after another; those of one outcome that are whole rows are counted together.
+
+    last   the row of the last one ends with it
+    whole  they are rows, not a chunk among others of one
+    """
 
     outcome: Outcome
     after: Cursor
     rows: int = 1
     last: bool = True
+    whole: bool = True
+
+    @classmethod
+    def of(cls, outcome: Outcome, item: Item) -> Passed:
+        """One item."""
+        return cls(outcome, item.after, last=item.last, whole=item.last and not item.chunk)
 
 
 Event: TypeAlias = Pending | Passed | BadRow
@@ -60,6 +70,13 @@ Event: TypeAlias = Pending | Passed | BadRow
 def after(event: Event) -> Cursor | None:
     """Where reading goes on after an event; None while its row is not done with and cannot be taken up here."""
     return event.item.after if isinstance(event, Pending) else event.after
+
+
+def ends_row(event: Event) -> bool:
+    """Whether the row of an event is done with after it."""
+    if isinstance(event, Passed):
+        return event.last
+    return event.item.last if isinstance(event, Pending) else event.after is not None
 
 
 class Events:
@@ -97,8 +114,8 @@ class Events:
                 isinstance(event, Passed)
                 and isinstance(last, Passed)
                 and last.outcome is event.outcome
-                and last.last
-                and event.last
+                and last.whole
+                and event.whole
             ):
                 last.after, last.rows = event.after, last.rows + 1
             else:

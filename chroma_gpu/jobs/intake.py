@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import compress, islice
 from time import monotonic
 from typing import Any, Final
 
@@ -43,6 +43,8 @@ class Intake:
     ) -> None:
         self._collection, self._options, self._dedupe, self._events = collection, options, dedupe, events
         self._stop, self._skip = stop, start.chunks
+        self._shortened: set[str] = set()
+        """Documents of which this run removes chunks: what is there of them when one comes again may be gone when that is committed."""
         self._made = self._items(rows, mapped, chunked)
         self.ended = False
         """Whether there are no more rows."""
@@ -82,52 +84,71 @@ class Intake:
         for row in rows:
             item = mapped(row) if isinstance(row, Row) else row
             if isinstance(item, Item) and item.vector is None:
-                # Of the first row, some chunks may be done with.
-                yield from islice(chunked(item), self._skip, None)
+                pieces = chunked(item)
+                yield from islice(pieces, self._skip and self._done_with(list(pieces)), None)
             else:
                 yield item
             self._skip = 0
+
+    def _done_with(self, pieces: Sequence[Item | BadRow]) -> int:
+        """How many chunks of the first row are done with.
+
+        None, if the last of them is not there: the run before may have made room for a shorter text of this id, and not have written it.
+        """
+        last = pieces[min(self._skip, len(pieces)) - 1]
+        if isinstance(last, Item) and not self._collection.get(ids=[last.id], include=[])["ids"]:
+            return 0
+        return self._skip
 
     def _decided(self, group: Sequence[Item | BadRow]) -> Iterator[Event]:
         """What each needs, in order."""
         items = [each for each in group if isinstance(each, Item)]
         events = {id(item): event for item, event in zip(items, self._looked_up(items), strict=True)}
-        fresh = [item for item in items if isinstance(event := events[id(item)], Pending) and event.need is Need.VECTOR]
+        fresh = [item for item in items if self._new(events[id(item)])]
         for item, kept in zip(fresh, self._dedupe.texts(fresh), strict=True):
             if not kept:
-                events[id(item)] = Passed(Outcome.DUPLICATE, item.after, last=item.last)
+                events[id(item)] = Passed.of(Outcome.DUPLICATE, item)
         for each in group:
             yield events[id(each)] if isinstance(each, Item) else each
+
+    def _new(self, event: Event) -> bool:
+        """Whether an event brings a text that will be there: of several rows of one id, it is only known later which one is taken."""
+        if not isinstance(event, Pending) or event.need is not Need.VECTOR:
+            return False
+        return self._options.on_conflict == "upsert" or not event.contested
 
     def _looked_up(self, items: Sequence[Item]) -> Iterator[Event]:
         if not items:
             return
         # What is on its way is asked first: a commit that ends in between is seen by one of the two.
-        contested = self._events.on_their_way([item.id for item in items])
         wanted = list(
             dict.fromkeys([*(item.id for item in items), *(next_id for item in items if (next_id := chunk_after(item)))])
         )
+        waiting = set(compress(wanted, self._events.on_their_way(wanted)))
         found: Any = self._collection.get(ids=wanted, include=["documents", "metadatas", "uris"])
         columns = zip(found["ids"], found["documents"], found["metadatas"], found["uris"], strict=True)
         there = {each: (text, metadata, uri) for each, text, metadata, uri in columns}
         seen: set[str] = set()
-        for item, on_its_way in zip(items, contested, strict=True):
+        for item in items:
             need = Need.VECTOR if item.vector is None else Need.WRITE
-            if on_its_way or item.id in seen:
+            if item.id in waiting or item.id in seen or item.id.rpartition("#")[0] in self._shortened:
                 event: Event = Pending(item, need, contested=True)
             elif item.id in there:
                 event = self._met(item, need, *there[item.id])
             else:
                 event = Pending(item, need)
-            if isinstance(event, Pending) and chunk_after(item) in there:
-                event = replace(event, stale=True)
+            behind = chunk_after(item)
+            unchanged = isinstance(event, Passed) and event.outcome is Outcome.UNCHANGED
+            if (isinstance(event, Pending) or unchanged) and (behind in there or behind in waiting or behind in seen):
+                event = replace(event, stale=True) if isinstance(event, Pending) else Pending(item, Need.UPDATE, stale=True)
+                self._shortened.add(item.id.rpartition("#")[0])
             yield event
             seen.add(item.id)
 
     def _met(self, item: Item, need: Need, text: str | None, metadata: Metadata | None, uri: str | None) -> Event:
         """What an item needs whose id is there, with a text, metadata and uri."""
         if self._options.on_conflict == "skip":
-            return Passed(Outcome.SKIPPED, item.after, last=item.last)
+            return Passed.of(Outcome.SKIPPED, item)
         if self._options.on_conflict == "error":
             said = f"the id {item.id!r} is there already"
             row = item.row
@@ -135,10 +156,17 @@ class Intake:
         if need is Need.WRITE or text != item.text:
             return Pending(item, need)
         there = metadata or {}
-        same = all(each in there and there[each] == value for each, value in (item.metadata or {}).items())
+        same = all(each in there and _same(there[each], value) for each, value in (item.metadata or {}).items())
         if same and item.uri in (None, uri):
-            return Passed(Outcome.UNCHANGED, item.after, last=item.last)
+            return Passed.of(Outcome.UNCHANGED, item)
         return Pending(item, Need.UPDATE)
+
+
+def _same(there: Any, value: Any) -> bool:
+    """Whether two values of metadata are one, which 1, 1.0 and True are not."""
+    if isinstance(there, list) and isinstance(value, list) and there and value:
+        return type(there[0]) is type(value[0]) and there == value
+    return type(there) is type(value) and bool(there == value)
 
 
 def chunk_after(item: Item) -> str | None:

@@ -12,7 +12,7 @@ from chroma_gpu.jobs.sentences import Gap
 _ATX: Final = re.compile(r" {0,3}(#{1,6})(?:[ \t](.*))?\Z")
 _UNDERLINE: Final = re.compile(r" {0,3}(=+|-+)[ \t]*\Z")
 _FENCE: Final = re.compile(r" {0,3}(`{3,}|~{3,})")
-_TABLE_RULE: Final = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*\Z")
+_TABLE_RULE: Final = re.compile(r"[ \t]*+(\|[ \t]*+)?:?-++:?[ \t]*+(\|[ \t]*+:?-++:?[ \t]*+)*+(\|[ \t]*+)?\Z")
 
 
 @dataclass(slots=True, eq=False)

@@ -23,6 +23,10 @@ TEXT_COLUMNS: Final = ("text", "query", "question")
 VECTOR_COLUMNS: Final = ("vector", "embedding")
 """Where ids, texts and vectors are looked for if no column is named."""
 
+_TABLES: Final = ("parquet", "arrow", "hf")
+_EMPTY: Final = (None, "")
+"""What an id or a vector is in a row of text that has none."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Question:
@@ -56,12 +60,12 @@ class Columns:
 
 def read(sources: Sequence[Input], options: EmbedOptions, columns: Columns) -> Iterator[Question | BadRow]:
     """The queries of some inputs in order; one that cannot be asked is a bad row. Every line of a .txt file that is not blank is one."""
-    for row in _rows(sources, options):
+    for source, row in _rows(sources, options):
         if isinstance(row, BadRow):
             yield row
             continue
         try:
-            yield question(row, columns)
+            yield question(row, columns, table=source.format in _TABLES)
         except (ChromaError, ValueError, TypeError) as error:
             yield bad(row, error)
 
@@ -71,19 +75,20 @@ def bad(row: Row, error: Exception, stage: Stage = Stage.READ) -> BadRow:
     return BadRow(row.source, row.number, row.after, stage, type(error).__name__, str(error), None, row.fields)
 
 
-def question(row: Row, columns: Columns) -> Question:
+def question(row: Row, columns: Columns, *, table: bool = False) -> Question:
     """The query of a row. Where it has a text and a vector, the vector counts, as in ``Collection.query``.
 
+    table   whether objects have all keys of their column, and None where a row did not have one
     Raises ValueError, TypeError and InvalidArgumentError for what cannot be asked.
     """
     fields = row.fields
-    name = _column(fields, columns.id, ID_COLUMNS)
+    name = _column(fields, columns.id, ID_COLUMNS, _EMPTY)
     id = str(row.number) if name is None else _id(fields[name], name)
-    own = [_filter(fields.get(name), name) for name in ("where", "where_document")]
+    own = [_filter(fields.get(name), name, table) for name in ("where", "where_document")]
     expression(*own)
     name = None
     if columns.vector is not None or columns.text is None:
-        name = _column(fields, columns.vector, VECTOR_COLUMNS)
+        name = _column(fields, columns.vector, VECTOR_COLUMNS, _EMPTY)
     if name is not None:
         return Question(row, id, None, _vector(fields[name], name, columns), *own)
     name = _column(fields, columns.text, TEXT_COLUMNS)
@@ -96,10 +101,11 @@ def question(row: Row, columns: Columns) -> Question:
     return Question(row, id, text, None, *own)
 
 
-def _rows(sources: Sequence[Input], options: EmbedOptions) -> Iterator[Row | BadRow]:
+def _rows(sources: Sequence[Input], options: EmbedOptions) -> Iterator[tuple[Input, Row | BadRow]]:
     for place, source in enumerate(sources):
         if source.format != "txt":
-            yield from inputs.rows([source], options)
+            for row in inputs.rows([source], options):
+                yield source, row
             continue
         with files.lines(source, options.encodings, None) as text:
             for number, raw in enumerate(text.lines, 1):
@@ -107,19 +113,26 @@ def _rows(sources: Sequence[Input], options: EmbedOptions) -> Iterator[Row | Bad
                 try:
                     line = files.decoded(raw, text.encodings).rstrip("\r\n")
                 except UnicodeError as error:
-                    yield BadRow(source.name, number, after, Stage.READ, type(error).__name__, str(error), None, files.shown(raw))
+                    told = files.shown(raw)
+                    yield source, BadRow(source.name, number, after, Stage.READ, type(error).__name__, str(error), None, told)
                     continue
                 if line.strip():
-                    yield Row(source.name, number, Cursor(place, number - 1), after, {"text": line})
+                    yield source, Row(source.name, number, Cursor(place, number - 1), after, {"text": line})
 
 
-def _column(fields: Mapping[str, Any], named: str | None, usual: Sequence[str]) -> str | None:
-    """The column to take. Raises ValueError if one is named that is not there."""
+def _column(
+    fields: Mapping[str, Any], named: str | None, usual: Sequence[str], empty: Sequence[str | None] = (None,)
+) -> str | None:
+    """The column to take, none whose value is ``empty``. Raises ValueError if one is named that is not there."""
     if named is None:
-        return next((name for name in usual if fields.get(name) is not None), None)
-    if fields.get(named) is None:
+        return next((name for name in usual if not _is_empty(fields.get(name), empty)), None)
+    if _is_empty(fields.get(named), empty):
         raise ValueError(f"there is nothing in column {named!r}")
     return named
+
+
+def _is_empty(value: Any, empty: Sequence[str | None]) -> bool:
+    return (value is None or isinstance(value, str)) and value in empty
 
 
 def _id(value: Any, name: str) -> str:
@@ -134,8 +147,11 @@ def _vector(value: Any, name: str, columns: Columns) -> Vectors:
         value = json.loads(value)
     if not isinstance(value, list | tuple | np.ndarray):
         raise TypeError(f"a vector is a list of numbers, and {name!r} is a {type(value).__name__}")
+    given = np.asarray(value)
+    if given.dtype.kind not in "iuf":
+        raise TypeError(f"{name!r} is no list of numbers")
     with np.errstate(over="ignore"):
-        vector = np.array(value, np.float32)
+        vector = given.astype(np.float32)
     if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all():
         raise ValueError(f"{name!r} is no vector of finite numbers")
     columns.dim = columns.dim or len(vector)
@@ -144,16 +160,15 @@ def _vector(value: Any, name: str, columns: Columns) -> Vectors:
     return vector
 
 
-def _filter(value: Any, name: str) -> dict[str, Any] | None:
+def _filter(value: Any, name: str, table: bool) -> dict[str, Any] | None:
     """A filter, or the JSON of one; empty is none."""
     if isinstance(value, str) and value.strip():
-        value = json.loads(value)
+        value, table = json.loads(value), False
     if value is None or value in ({}, ""):
         return None
     if not isinstance(value, dict):
         raise TypeError(f"a filter is a JSON object, and {name!r} is a {type(value).__name__}")
-    # Tables have every key in every row, and None where a row did not have it.
-    pruned: dict[str, Any] = _pruned(value)
+    pruned: dict[str, Any] = _pruned(value) if table else value
     return pruned or None
 
 

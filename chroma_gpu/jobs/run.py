@@ -55,12 +55,18 @@ def run(
     Crash    what was not committed is read and embedded again; no row is lost, and none is there twice
     """
     sources = inputs.found(options)
+    if options.out is not None:
+        vectors_file.check(options.out)
     with _collection(options, collection, function) as into:
         report = _Job(into, options, sources, stop, tell, say).run()
         if options.out is not None and report.finished:
             vectors_file.write(into, options.out)
     if options.collection is None and collection is None and report.finished:
-        shutil.rmtree(_beside(options.out))
+        # Under another name first: half of a directory would be in the way of the next run.
+        gone = _beside(options.out).with_suffix(".gone")
+        shutil.rmtree(gone, ignore_errors=True)
+        _beside(options.out).rename(gone)
+        shutil.rmtree(gone)
     return report
 
 
@@ -128,7 +134,12 @@ class _Job:
             return None
         path = (self._options.dead_letter or self._beside_data()).expanduser().absolute()
         same = found is not None and found.dead_letter == str(path)
-        letters = DeadLetters(path, checkpoint.dead_bytes if same else None, ours=same or self._options.dead_letter is None)
+        letters = DeadLetters(
+            path,
+            checkpoint.dead_bytes if same else None,
+            ours=same or self._options.dead_letter is None,
+            tail=(found.dead_bytes, found.dead_tail) if found is not None and same else (0, ""),
+        )
         if letters.length < checkpoint.dead_bytes:
             self._say(f"{path}: bad rows of earlier runs are not in it any more, or in another file")
         return letters
@@ -138,7 +149,11 @@ class _Job:
         options = self._options
         if options.collection is None and options.out is not None:
             return options.out.with_name(f"{options.out.name}-{self._key[:8]}{inputs.DEAD_LETTERS}")
-        return Path(options.path).expanduser().absolute().parent / f"{self._collection.name}-{self._key[:8]}{inputs.DEAD_LETTERS}"
+        path, collection = Path(options.path).expanduser().absolute(), self._collection
+        # Beside it there may be other directories, and in it other databases, with a collection of this name.
+        own = f"{self._key}\0{path.name}\0{collection.tenant}\0{collection.database}"
+        digest = hashlib.blake2b(own.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+        return path.parent / f"{collection.name}-{digest}{inputs.DEAD_LETTERS}"
 
     def _intake(self, function: Any, seen: dedupe.Dedupe, events: Events, checkpoint: Checkpoint, dim: int | None) -> Intake:
         options = self._options

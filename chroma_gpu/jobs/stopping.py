@@ -14,6 +14,23 @@ SAID: Final = b"\nstopping: what is being embedded is finished and kept; once mo
 
 
 @contextmanager
+def ended_like_ctrl_c() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt in the main thread, so that what is half done is tidied up. In another thread nothing changes."""
+
+    def ended(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, ended)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def on_signals(*signals: signal.Signals) -> Iterator[threading.Event]:
     """An event that the first of some signals sets; the second one raises KeyboardInterrupt in the main thread.
 

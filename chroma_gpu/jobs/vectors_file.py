@@ -63,6 +63,13 @@ def write(collection: Collection, path: str | os.PathLike[str], *, progress: Cal
     raise StoreBusy("the collection was written to all the time while it was read.", hint="Try again when nobody writes.")
 
 
+def check(path: str | os.PathLike[str]) -> None:
+    """Raises MissingDependency without pyarrow, IsADirectoryError for a folder: before there is much work done for it."""
+    _require_pyarrow()
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file")
+
+
 class _Changed(Exception):
     """Somebody wrote to the collection, so pages that were read of it may not fit together."""
 

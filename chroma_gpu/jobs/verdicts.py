@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from chroma_gpu.jobs.events import Event, Need, Outcome, Passed, Pending
+from chroma_gpu.jobs.events import Event, Need, Outcome, Passed, Pending, ends_row
 from chroma_gpu.jobs.rows import BadRow, Item, Stage
 from chroma_gpu.records import DeviceBlock, Vectors
 
@@ -100,9 +100,33 @@ class Verdicts:
             item.row.source, item.row.number, item.after, stage, error, message, item.id, item.row.fields
         )  # fmt: skip
 
-    def bad(self) -> list[BadRow]:
-        """The bad rows, in order."""
-        return [self._why[place] for place in sorted(self._why)]
+    def bad(self, *, told: bool) -> list[BadRow]:
+        """The bad rows, in order; of those with several bad chunks the first one.
+
+        told  the row whose chunks go on here was among those of an earlier batch
+        """
+        found = []
+        for place, event in enumerate(self.batch.events):
+            if place in self._why and not told:
+                found.append(self._why[place])
+                told = True
+            told = told and not ends_row(event)
+        return found
+
+    def replaced(self) -> set[int]:
+        """The places of chunks that go with the document that they were of: it is there once more, and shorter."""
+        gone: set[int] = set()
+        if not any(event.stale for _, event in self._pending()):
+            return gone
+        ends: dict[str, int] = {}
+        for place, event in reversed(self._pending()):
+            item = event.item
+            document = str((item.metadata or {}).get("document_id"))
+            if item.chunk > ends.get(document, item.chunk):
+                gone.add(place)
+            if event.stale:
+                ends[document] = min(item.chunk, ends.get(document, item.chunk))
+        return gone
 
     def cut(self) -> BadRow | None:
         """The first bad row, and from now on nothing of it and of what comes after it; None if there is none."""

@@ -295,6 +295,8 @@ def test_nan_queries_are_refused(client):
     for value in (np.nan, np.inf, 1e39):
         with pytest.raises(InvalidArgumentError, match="NaN or Infinity"):
             collection.query(query_embeddings=np.array([[1.0, value]]))
+        with pytest.raises(InvalidArgumentError, match="NaN or Infinity"):
+            collection.query(query_embeddings=[[1.0, value]])
 
 
 def test_ints_beyond_all_floats_are_refused(client):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from embed import tiny_models
@@ -110,6 +113,32 @@ def test_reset_forgets(tmp_path, model):
         client.reset()
         assert client._engine.memory.models() == []
         assert [path.name for path in (tmp_path / "embeddings").iterdir()] == ["lock"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are listed by Linux only")
+def test_closing_closes_its_files(tmp_path, model):
+    def open_files():
+        links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+        return [os.readlink(link) for link in links if os.path.lexists(link) and str(tmp_path) in os.readlink(link)]
+
+    client = opened(tmp_path)
+    made(client, "one", model).add(ids=IDS, documents=WORDS)
+    assert any(path.endswith(".vectors") for path in open_files())
+    client.close()
+    assert open_files() == []
+
+
+def test_a_model_whose_files_are_others_than_were_loaded_is_not_kept(tmp_path):
+    directory = tiny_models.transformer(tmp_path / "model")
+    weights = directory / "model.safetensors"
+    old = ef.SentenceTransformerEmbeddingFunction(str(directory), device="cpu")
+    old(WORDS[:1])
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 64
+    weights.write_bytes(data)
+    with opened(tmp_path / "data") as client:
+        client.create_collection("one", embedding_function=old).add(ids=IDS, documents=WORDS)
+    assert not (tmp_path / "data" / "embeddings").exists()
 
 
 def test_memory_keeps_nothing_beside_itself(model):

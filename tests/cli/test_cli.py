@@ -7,6 +7,8 @@ import io
 import json
 import shlex
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -169,7 +171,6 @@ def test_fields_can_be_named(tmp_path, path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["embed", "missing.jsonl", "-c", "fruits"], "is not there"),
         (["embed", "{bad}", "-c", "x"], "Expected a name"),
         (["embed", "{bad}", "-c", "fruits", "-m", "hashing", "--on-error", "fail"], "row 1"),
         (["query", "fruits", "text"], "does not exist"),
@@ -228,3 +229,20 @@ def test_doctor_names_the_command_that_mends(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "pip install no-such-package" in out
     assert "chroma-gpu[cpu]" in out
+
+
+def test_a_stream_that_is_closed_stays_out_of_the_data(file, path):
+    """Files that are opened later must not get its number, and what is said must not go to stdout instead."""
+    given = ["embed", str(file), "-c", "fruits", "--path", path, "--model", "hashing", "--json"]
+    program = f"import sys; from chroma_gpu.cli import main; sys.exit(main({given!r}))"
+    done = subprocess.run(["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", program], stdout=subprocess.PIPE, check=True)
+    assert json.loads(done.stdout)["rows_out"] == len(RECORDS)
+
+
+@pytest.mark.parametrize("wrong", [["no-such-file.jsonl"], ["--sample", "2"], ["--format", "sql"]])
+def test_what_cannot_be_read_is_a_matter_of_usage(wrong, file, path, capsys):
+    given = wrong if wrong[0].endswith("jsonl") else [str(file), *wrong]
+    assert main(["embed", *given, "-c", "fruits", "--path", path, "--model", "hashing"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("chroma-gpu embed: ")
+    assert main(["info", "--path", path]) == 1

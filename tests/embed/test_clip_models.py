@@ -103,6 +103,9 @@ def test_grey_transparent_and_other_integers(tmp_path):
     glass[:8, :, 3] = 255
     seen = view.of(glass)
     assert (seen[:, :8].max(), seen[:, 8:].min()) == (0, 255)
+    fixed = glass[..., :3].copy()
+    fixed.flags.writeable = False  # as Pillow's are
+    assert view.of(fixed).shape == (3, 16, 16)
     for bad, message in (
         (np.zeros((4, 4, 2), np.uint8), "must have the shape"),
         (np.zeros((4, 4)), "whole numbers from 0 to 255"),

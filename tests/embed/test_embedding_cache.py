@@ -197,6 +197,85 @@ def test_being_found_is_being_used(cache):
     assert path.stat().st_mtime > 1
 
 
+def test_a_smaller_limit_is_held_and_vectors_are_kept_again(tmp_path):
+    keep(EmbeddingCache(tmp_path / "e", LARGE), texts(0, 4_000))
+    small = EmbeddingCache(tmp_path / "e", 100_000)
+    assert on_disk(small) > 400_000
+    keep(small, texts(5_000, 5_100))
+    assert kept(small, texts(5_000, 5_100)).all()
+    assert on_disk(small) <= 100_000
+
+
+def test_what_is_no_file_is_left_alone(cache):
+    keep(cache, texts(0, 5))
+    (file,) = cache.files()
+    names = [file.with_name(f"{file.name[:32]}-{at}.vectors") for at in ("7", "8", "9")]
+    names[0].mkdir()
+    os.mkfifo(names[1])
+    names[2].symlink_to(file.name)
+    again = EmbeddingCache(cache.directory, LARGE)
+    assert kept(again, texts(0, 5)).all()
+    assert [use.entries for use in again.models()] == [5]
+    assert again.dim_of("model") == DIM
+    again.clear()
+    assert not again.off
+    assert {each for each in cache.directory.iterdir() if each.name != "lock"} == set(names)
+
+
+def test_a_file_that_was_not_finished_makes_room(cache, monkeypatch):
+    keep(cache, texts(0, 5))
+    left = cache.directory / "of a process that died.tmp"
+    left.write_bytes(bytes(100))
+    keep(cache, texts(0, 5), model="another")
+    assert not left.exists()
+    monkeypatch.setattr(os, "replace", _full)
+    with pytest.warns(RuntimeWarning, match="is off for this process"):
+        keep(cache, texts(0, 5), model="a third")
+    assert not list(cache.directory.glob("*.tmp"))
+
+
+def _full(*_args):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def _open_files(cache):
+    links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+    return [os.readlink(link) for link in links if os.path.lexists(link) and str(cache.directory) in os.readlink(link)]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open files are listed by Linux only")
+def test_what_is_removed_or_closed_is_not_held_open(tmp_path):
+    cache = EmbeddingCache(tmp_path / "e", 100_000)
+    keep(cache, texts(0, 600), model="old")
+    keep(cache, texts(0, 2_000), model="new")
+    assert all(not link.endswith("(deleted)") for link in _open_files(cache))
+    assert _open_files(cache)
+    cache.clear()
+    assert not _open_files(cache)
+    keep(cache, texts(0, 5))
+    assert _open_files(cache)
+    cache.close()
+    assert not _open_files(cache)
+    assert kept(cache, texts(0, 5)).all()
+
+
+def test_files_that_go_while_they_are_listed(cache, monkeypatch):
+    keep(cache, texts(0, 5))
+    keep(cache, texts(0, 3), model="another")
+    files = cache.files()
+    opened = segments.Segment.open.__func__
+
+    def vanished(cls, path, digest, dim):
+        path.unlink(missing_ok=True)
+        return opened(cls, path, digest, dim)
+
+    monkeypatch.setattr(segments.Segment, "open", classmethod(vanished))
+    assert cache.models() == []
+    assert cache.files() == []
+    monkeypatch.setattr(cache, "files", lambda digest=None: files)
+    assert cache.models() == []
+
+
 def test_what_others_removed_is_forgotten(cache):
     keep(cache, texts(0, 10))
     assert kept(cache, texts(0, 10)).all()

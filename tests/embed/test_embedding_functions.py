@@ -224,6 +224,8 @@ def test_arguments_that_are_refused():
             names.SentenceTransformerEmbeddingFunction.build_from_config(stored)
     with pytest.raises(ValueError, match="attn_implementation='org/kernel' in model_kwargs is refused"):
         names.SentenceTransformerEmbeddingFunction(model_kwargs={"attn_implementation": "org/kernel"})
+    with pytest.raises(ValueError, match="truncate_dim must not be 0"):
+        names.SentenceTransformerEmbeddingFunction(truncate_dim=0)
     names.SentenceTransformerEmbeddingFunction(cache_folder="/some/where", prompts={"q": "and/or: "}, trust_remote_code=False)
     for dimension in (0, -1, 2.5, True):
         with pytest.raises(ValueError, match="dimension must be an int of at least 1"):

@@ -78,6 +78,22 @@ def test_a_file_is_hashed_once_for_each_of_its_states(directory, monkeypatch):
     assert hashed == ["model.safetensors"]
 
 
+def test_files_that_changed_after_loading_give_no_name(directory, tmp_path):
+    layout = read(directory)
+    table = tiny_models.static(tmp_path / "table")
+    loaded = [
+        TransformerEncoder(layout, "cpu"),
+        LibraryEncoder(layout, "cpu", {}),
+        from_files(table / "model.safetensors", table / "tokenizer.json", unit=True),
+    ]
+    for weights in (directory / "model.safetensors", table / "model.safetensors"):
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(data)
+    assert [each.fingerprint for each in loaded] == [None, None, None]
+    assert TransformerEncoder(layout, "cpu").fingerprint is not None
+
+
 def test_encoders_say_their_own(directory, tmp_path):
     layout = read(directory)
     exact, half = TransformerEncoder(layout, "cpu"), TransformerEncoder(layout, "cpu", "bfloat16")
@@ -97,3 +113,10 @@ def test_encoders_say_their_own(directory, tmp_path):
         assert each.peak(2, 8) is None
         assert isinstance(each.padded, bool)
         assert each.post(each.core(each.pre(["a cat"], Prompt()), np.arange(1))).shape == (1, each.dim)
+
+
+def test_vectors_that_depend_on_their_batch_are_not_remembered(tmp_path):
+    left = tiny_models.transformer(tmp_path / "left", left=True)
+    right = tiny_models.transformer(tmp_path / "right")
+    assert TransformerEncoder(read(left), "cpu").fingerprint is None
+    assert TransformerEncoder(read(right), "cpu").fingerprint is not None

@@ -97,6 +97,9 @@ def test_pickled_weights_are_refused(directory):
     (directory / "2_Dense" / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(EmbeddingFailed, match=r"are a pickle \(pytorch_model.bin\).*save_pretrained"):
         read(directory)
+    (directory / "2_Dense" / "other.safetensors").write_bytes(b"")
+    with pytest.raises(EmbeddingFailed, match="are a pickle"):
+        read(directory)  # a library would take the pickle
     (directory / "2_Dense" / "model.safetensors").write_bytes(b"")
     read(directory)
 

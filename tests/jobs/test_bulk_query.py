@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import csv
 import io
 import json
 import os
+import signal
 import sys
 
 import numpy as np
 import pytest
 
+from chroma_gpu import cli
 from chroma_gpu.cli import main
 from chroma_gpu.embed.hashing import HashingEmbeddingFunction
 from chroma_gpu.errors import EmbeddingFailed, InvalidArgumentError, MissingDependency
@@ -164,23 +168,39 @@ def test_columns_can_be_named(fruits, tmp_path):
     assert (found["query_id"], found["ids"]) == ("a", fruits.query(query_embeddings=[[1.0] * dim])["ids"][0])
 
 
+def test_fields_of_a_table_that_are_empty_are_not_there(fruits, tmp_path):
+    dim = fruits.describe()["dimension"]
+    with (tmp_path / "q.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [["id", "text", "vector", "where"], ["", "red apple", "", ""], ["b", "", json.dumps([1] * dim), '{"year": 3}']]
+        )
+    assert bulk_query(fruits, tmp_path / "q.csv", tmp_path / "h.jsonl", progress="none").dead == 0
+    asked = [{"text": "red apple"}, {"vector": [1] * dim, "where": {"year": 3}}]
+    want = one_by_one(fruits, asked, 10, ["distances"])
+    got = lines(tmp_path / "h.jsonl")
+    assert [each["query_id"] for each in got] == ["1", "b"]
+    assert [each["ids"] for each in got] == [each["ids"] for each in want]
+
+
 def test_bad_queries_are_set_apart(fruits, tmp_path):
     source = tmp_path / "q.jsonl"
     bad = [
         *('{"text": 7}', "{", '{"other": "x"}', '{"text": "x", "where": {"year": {"$what": 1}}}', '{"vector": [1, 2]}'),
         *('{"text": "x", "where": "{"}', '{"vector": ["a"]}', '{"text": "x", "where": [1]}', '{"id": 1.5, "text": "x"}'),
         '{"text": "x", "where_document": {"$regex": "("}}',
+        '{"text": "x", "where": {"year": null}}',
+        *(json.dumps({"vector": [value] * fruits.describe()["dimension"]}) for value in ("1", True)),
     ]
     good = ['{"id": "a", "text": "red apple"}', '{"id": "b", "text": "plum"}']
     source.write_text("\n".join([good[0], *bad, good[1]]))
     report = bulk_query(fruits, source, tmp_path / "h.jsonl", progress="none")
     assert [each["query_id"] for each in lines(tmp_path / "h.jsonl")] == ["a", "b"]
-    assert (report.queries_in, report.answered, report.dead, report.exit_code) == (12, 2, 10, 3)
+    assert (report.queries_in, report.answered, report.dead, report.exit_code) == (15, 2, 13, 3)
     dead = lines(tmp_path / "h.jsonl.bad.jsonl")
-    assert [each["row"] for each in dead] == list(range(2, 12))
+    assert [each["row"] for each in dead] == list(range(2, 15))
     assert report.dead_letter == str(tmp_path / "h.jsonl.bad.jsonl")
     assert dead[4]["error"] == "DimensionMismatch"
-    assert any("10 bad queries, kept in" in line for line in report.lines())
+    assert any("13 bad queries, kept in" in line for line in report.lines())
     # What was mended can be asked alone, and then nothing is bad any more.
     mended = bulk_query(fruits, written(tmp_path / "q2.jsonl", [{"text": "x"}]), tmp_path / "h.jsonl", progress="none")
     assert (mended.dead, mended.dead_letter) == (0, None)
@@ -285,3 +305,29 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out)["query_id"] == "q"
     assert main([*asked[:2], "--path", str(tmp_path / "none"), "-i", "-", "-o", "-"]) == 1
     assert not (tmp_path / "none").exists()
+
+
+def test_a_command_that_is_ended_leaves_nothing_beside_its_output(tmp_path, capsys):
+    data, out = str(tmp_path / "data"), tmp_path / "out"
+    written(tmp_path / "r.jsonl", [{"id": "a", "text": "red"}])
+    assert main(["embed", str(tmp_path / "r.jsonl"), "-c", "fruits", "--path", data, "--model", "hashing"]) == 0
+    source = written(tmp_path / "q.jsonl", [{"text": "red"}] * 5)
+    handler = signal.getsignal(signal.SIGTERM)
+
+    class Ended(io.StringIO):
+        def write(self, text):
+            os.kill(os.getpid(), signal.SIGTERM)  # while progress is told, in the middle of the work
+            return len(text)
+
+    with contextlib.redirect_stderr(Ended()), pytest.raises(KeyboardInterrupt):
+        cli_main_without_its_net(
+            ["bulk-query", "fruits", "--path", data, "-i", str(source), "-o", str(out / "h.jsonl"), "--progress", "json"]
+        )
+    assert os.listdir(out) == []
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def cli_main_without_its_net(given):
+    """The command as ``main`` runs it; what ends it is not turned into an exit status."""
+    options = cli._parser().parse_args(given, argparse.Namespace(arguments=given))
+    return options.run(options)

@@ -284,6 +284,31 @@ def test_code_and_tables_are_kept_whole_where_they_fit():
     )
 
 
+def test_what_is_almost_the_rule_of_a_table_is_told_at_once():
+    """Trying all ways to share the white space out would take hours."""
+    for rule in (" " * 1_000_000 + "x|", "-" + " " * 1_000_000 + "x|", "|-" * 500_000 + "x"):
+        (section,) = markdown.sections(f"| a |\n{rule}")
+        assert not section.whole
+
+
+@pytest.mark.parametrize(
+    ("rule", "is_table"),
+    [
+        ("|-|", True),
+        ("-|-", True),
+        (" | :-: | --- | ", True),
+        ("|--- |", True),
+        ("|-|-", True),
+        ("| |", False),
+        ("|-||", False),
+        ("|- -|", False),
+    ],
+)
+def test_rules_of_tables(rule, is_table):
+    (section,) = markdown.sections(f"| a |\n{rule}\n| b |")
+    assert bool(section.whole) == is_table
+
+
 @given(MARKDOWN)
 def test_sections_leave_nothing_out(text):
     found = markdown.sections(text)

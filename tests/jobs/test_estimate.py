@@ -111,6 +111,8 @@ def test_a_collection_that_is_there_is_looked_at_and_left_as_it_is(rows, tmp_pat
         made = client.create_collection("cats", embedding_function=HashingEmbeddingFunction(16))
         made.add(ids=list("abc"), documents=["x", "y", "z"])
     before = everything(tmp_path)
+    with pytest.raises(InvalidArgumentError, match="Expected a name containing"):
+        estimate(told(rows, tmp_path, collection="x"))
     found = estimate(told(rows, tmp_path, model=None))
     assert (found.there, found.model, found.dim) == (3, "hashing", 16)
     assert estimate(told(rows, tmp_path, collection="dogs")).there == 0

@@ -480,10 +480,19 @@ def test_documents(tmp_path):
         ("<title/>a", "a"),
         ("", ""),
         ("<p>open <", "open <"),
+        ("a<![if x]>b<![endif]>c<![CDATA[d]]>e", "abce"),
+        ("a<![other[x]]>b<![ x[y]]>c<![%e;[z]]>d<![", "abcd<!["),
+        (f"a&#{'9' * 5_000};b &#{'9' * 9}; &#65;", "a\ufffdb \ufffd A"),
     ],
 )
 def test_pages(page, text):
     assert text_of(page)[0] == text
+
+
+def test_a_page_of_things_that_are_never_closed_is_read_in_one_go():
+    """Searching all of them at each end would take hours."""
+    text, _ = text_of("a" + "<svg>" * 1_000_000 + "</script>" * 1_000_000 + "</svg>b")
+    assert text == "ab"
 
 
 @given(

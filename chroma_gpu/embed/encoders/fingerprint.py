@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -30,13 +30,18 @@ def fingerprint(layout: Layout, *more: object) -> str:
     Raises   OSError for a file that cannot be read
     Cost     the first time for a file in a process, reading it: some 0.5 to 2 GB/s
     """
-    dense = [step.folder for step in layout.steps if isinstance(step, Dense)]
     steps = [step.activation if isinstance(step, Dense) else "normalise" for step in layout.steps]
     told = (VERSION, layout.pooling, layout.include_prompt, steps, layout.max_tokens, layout.lower_case, layout.unusual, more)
+    return of_files(model_files(layout), told)
+
+
+def model_files(layout: Layout) -> list[Path]:
+    """The files that a model is loaded from.  Raises OSError"""
+    dense = [step.folder for step in layout.steps if isinstance(step, Dense)]
     folders = [layout.directory, *dense]
     if layout.unusual is not None:  # sentence-transformers looks where it likes
         folders += sorted(path for path in layout.directory.iterdir() if path.is_dir() and path not in dense)
-    return of_files([path for folder in folders for path in files(folder)], told)
+    return [path for folder in folders for path in files(folder)]
 
 
 def of_files(paths: Iterable[Path], told: object = None) -> str:
@@ -52,14 +57,43 @@ def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix in _READ and path.is_file())
 
 
-def _hash(path: Path) -> str:
+class Loaded:
+    """The files of a model in the state in which it was loaded: made before that, since a model that is in memory does not change with
+    its files. Without paths, and where one cannot be read, there is no name.
+    """
+
+    def __init__(self, paths: Callable[[], Iterable[Path]]) -> None:
+        self.paths = paths
+        self._states = self._now()
+
+    def named(self, name: Callable[[], str]) -> str | None:
+        """A name that is made from the files; None if they are not those any more that the model was loaded from."""
+        try:
+            found = name() if self._states else None
+        except OSError:
+            return None
+        return found if self._now() == self._states else None
+
+    def _now(self) -> list[tuple[object, ...]]:
+        try:
+            return [_state(path) for path in self.paths()]
+        except OSError:
+            return []
+
+
+def _state(path: Path) -> tuple[object, ...]:
+    """What tells one state of one file from another.  Raises OSError"""
     real = path.resolve(strict=True)
     state = real.stat()
-    key = (real, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+    return real, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+
+
+def _hash(path: Path) -> str:
+    key = _state(path)
     with _LOCK:
         found = _HASHES.get(key)
     if found is None:
-        with real.open("rb") as file:
+        with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         with _LOCK:
             _HASHES[key] = found

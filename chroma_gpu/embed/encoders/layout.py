@@ -190,8 +190,9 @@ def _activation(config: dict[str, Any]) -> str:
 
 def refuse_pickles(folder: Path) -> None:
     """Raises EmbeddingFailed, saying how to convert them, for weights that are there only as pickles."""
-    pickles = [name for name in ("pytorch_model.bin", "adapter_model.bin") if (folder / name).is_file()]
-    if pickles and not any(folder.glob("*.safetensors")):
+    kinds = {"pytorch_model.bin": "model*.safetensors", "adapter_model.bin": "adapter_model*.safetensors"}
+    pickles = [name for name, instead in kinds.items() if (folder / name).is_file() and not any(folder.glob(instead))]
+    if pickles:
         raise EmbeddingFailed(
             f"the weights in {folder} are a pickle ({pickles[0]}), which can run code when it is loaded.",
             hint=_CONVERT,

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from chroma_gpu.embed.encoders.fingerprint import fingerprint
+from chroma_gpu.embed.encoders.fingerprint import Loaded, fingerprint, model_files
 from chroma_gpu.embed.encoders.layout import Layout
 from chroma_gpu.embed.stream.protocol import WINDOW, Prompt
 from chroma_gpu.errors import EmbeddingFailed, MissingDependency
@@ -53,6 +53,7 @@ class LibraryEncoder:
             raise MissingDependency(
                 f"the model in {layout.directory} needs sentence-transformers.", hint="pip install sentence-transformers"
             ) from error
+        self._files = Loaded(lambda: model_files(layout))
         self._layout, self._told = layout, (f"sentence-transformers {__version__}", sorted(arguments.items()))
         given = dict(arguments)
         given["model_kwargs"] = {**given.get("model_kwargs", {}), "use_safetensors": True}
@@ -69,11 +70,8 @@ class LibraryEncoder:
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """Files, layout, arguments and the library's version; None where the files cannot be read again."""
-        try:
-            return fingerprint(self._layout, *self._told)
-        except OSError:
-            return None
+        """Files, layout, arguments and the library's version; None where the files are others than were loaded."""
+        return self._files.named(lambda: fingerprint(self._layout, *self._told))
 
     def pre(self, texts: Sequence[str], prompt: Prompt) -> Texts:
         """The texts themselves."""

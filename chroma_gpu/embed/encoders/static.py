@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from chroma_gpu.embed.encoders.fingerprint import of_files
+from chroma_gpu.embed.encoders.fingerprint import VERSION, Loaded, of_files
 from chroma_gpu.embed.stream.protocol import Prompt
 from chroma_gpu.embed.tokens.tokeniser import TokenIds, Tokeniser
 from chroma_gpu.errors import EmbeddingFailed
@@ -33,30 +33,28 @@ class StaticEncoder:
     tokenizer  a ``tokenizers.Tokenizer``
     table      [vocabulary, dim] float32
     unit       divide each vector by its norm
-    files      where tokenizer and table are from; without them vectors are not to be remembered
+    files      where tokenizer and table are from, in the state in which they were read; without it vectors are not to be remembered
     """
 
     window: int = WINDOW
     padded: bool = False
     lanes: int = 1
 
-    def __init__(self, tokenizer: Any, table: Vectors, *, unit: bool, files: Sequence[Path] = ()) -> None:
+    def __init__(self, tokenizer: Any, table: Vectors, *, unit: bool, files: Loaded | None = None) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self.tokeniser = Tokeniser(tokenizer)
         self._table = table
         self._unit = unit
-        self._files = tuple(files)
+        self._files = files
         self.dim = int(table.shape[1])
         self.budget = BUDGET
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """Of the files, and of what is done with the vectors; None where they are not known, or cannot be read again."""
-        try:
-            return of_files(self._files, self._unit) if self._files else None
-        except OSError:
-            return None
+        """Of the files, and of what is done with the vectors; None where they are not known, or others by now."""
+        files = self._files
+        return None if files is None else files.named(lambda: of_files(files.paths(), (VERSION, self._unit)))
 
     def pre(self, texts: Sequence[str], prompt: Prompt) -> TokenIds:
         """Tokens without special tokens."""
@@ -104,8 +102,9 @@ def from_files(weights: Path, tokenizer: Path, *, unit: bool) -> StaticEncoder:
     from tokenizers import Tokenizer
 
     try:
+        files = Loaded(lambda: (weights, tokenizer))
         tensors = load_file(weights)
-        return StaticEncoder(Tokenizer.from_file(str(tokenizer)), _table(tensors), unit=unit, files=(weights, tokenizer))
+        return StaticEncoder(Tokenizer.from_file(str(tokenizer)), _table(tensors), unit=unit, files=files)
     except Exception as error:
         raise EmbeddingFailed(f"the static model {weights} cannot be loaded: {type(error).__name__}: {error}") from error
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from chroma_gpu import device as devices
 from chroma_gpu.embed.encoders import packed, weights
-from chroma_gpu.embed.encoders.fingerprint import fingerprint
+from chroma_gpu.embed.encoders.fingerprint import Loaded, fingerprint, model_files
 from chroma_gpu.embed.encoders.layout import Layout, Normalize
 from chroma_gpu.embed.encoders.resident import Batch, Resident
 from chroma_gpu.embed.encoders.transfers import Sent, to_host
@@ -72,6 +72,7 @@ class TransformerEncoder:
 
     def __init__(self, layout: Layout, device: str, dtype: str | None = None) -> None:
         self.layout = layout
+        self._files = Loaded(lambda: model_files(layout))
         self.device = device
         self.budget = _budget(device)
         self.window = min(MOST_WINDOW, max(LEAST_WINDOW, self.budget))
@@ -96,11 +97,14 @@ class TransformerEncoder:
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """What a vector depends on: files, layout, type, length. Read at the first call; None where the files cannot be read again."""
-        try:
-            return fingerprint(self.layout, self.dtype, self._reading.length)
-        except OSError:
+        """What a vector depends on: files, layout, type, length. Read at the first call.
+
+        None where the files are others by then, and where a vector depends on its batch too: positions that count from the left edge
+        of what is filled up there.
+        """
+        if self._reading.left and self._config.model_type in packed.FROM_ZERO:
             return None
+        return self._files.named(lambda: fingerprint(self.layout, self.dtype, self._reading.length))
 
     def pre(self, texts: Sequence[str], prompt: Prompt) -> Resident:
         """Tokens with special tokens, truncated to the model's length, on their way to the device."""

@@ -26,7 +26,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from chroma_gpu.embed.memory.segments import Header, Keys, Segment
+from chroma_gpu.embed.memory.segments import UNFINISHED, Header, Keys, Segment
 from chroma_gpu.records import Vectors
 
 SEGMENTS: Final = 8
@@ -100,9 +100,9 @@ class EmbeddingCache:
         found: dict[tuple[bytes, int], ModelUse] = {}
         for path in self.files():
             header = header_of(path)
-            if header is None or (segment := Segment.open(path, header.digest, header.dim)) is None:
-                continue
-            stat = path.stat()
+            stat = _stat(path)
+            if header is None or stat is None or (segment := _opened(path, header.digest, header.dim)) is None:
+                continue  # of another form, or removed in between
             old = found.get((header.digest, header.dim), ModelUse(header.name, header.dim, 0, 0, 0.0))
             found[header.digest, header.dim] = ModelUse(
                 header.name,
@@ -123,9 +123,13 @@ class EmbeddingCache:
         with self.locked(wait=60.0) as held:
             if not held:
                 raise TimeoutError(f"{self.directory} is being written by another process.")
-            before = sum(path.stat().st_blocks * 512 for path in self.files())
+            before = self._used()
             self.make_room(0, None, limit)
-            return before - sum(path.stat().st_blocks * 512 for path in self.files())
+            return before - self._used()
+
+    def _used(self) -> int:
+        """Bytes on disk."""
+        return sum(stat.st_blocks * 512 for path in self.files() if (stat := _stat(path)) is not None)
 
     def clear(self) -> None:
         """Forget everything.  Raises OSError"""
@@ -134,11 +138,12 @@ class EmbeddingCache:
     def files(self, digest: bytes | None = None) -> list[Path]:
         """The files of all models, or of one, oldest first; none where there is no directory."""
         begin = "" if digest is None else digest.hex()
-        try:
-            names = os.listdir(self.directory)
-        except FileNotFoundError:
-            return []
-        return [self.directory / name for name in sorted(names) if name.startswith(begin) and name.endswith(_ENDING)]
+        return [self.directory / name for name in self._names(_ENDING) if name.startswith(begin)]
+
+    def close(self) -> None:
+        """Close the files that nobody is reading just now. What is asked for later is opened again."""
+        with self._opening:
+            self._models.clear()
 
     @contextmanager
     def locked(self, wait: float = _WAIT_SECONDS) -> Iterator[bool]:
@@ -164,17 +169,37 @@ class EmbeddingCache:
         finally:
             os.close(fd)
 
-    def make_room(self, needed: int, spared: Path | None, limit: int) -> bool:
-        """Remove files until ``needed`` bytes more fit below a limit, but not the spared one; whether they do. Under the lock."""
+    def make_room(self, needed: int, spared: Path | None, limit: int, user: RememberedVectors | None = None) -> bool:
+        """Remove files until ``needed`` bytes more fit below a limit, but not the spared one; whether they do. Under the lock.
+
+        user  who asks, and looks by itself what is there afterwards
+        """
+        for name in self._names(UNFINISHED):
+            (self.directory / name).unlink(missing_ok=True)  # of a process that died
         found = [(stat.st_mtime_ns, stat.st_size, path) for path in self.files() if (stat := _stat(path)) is not None]
         total = sum(size for _, size, _ in found)
+        removed: set[str] = set()
         for _, size, path in sorted(found):
             if total + needed <= limit:
                 break
             if path != spared:
                 path.unlink(missing_ok=True)
+                removed.add(path.name.partition("-")[0])
                 total -= size
+        if removed:
+            with self._opening:  # their disk is free only when nobody has them open
+                for key, model in list(self._models.items()):
+                    if model is not user and digest_of(key[0]).hex() in removed:
+                        del self._models[key]
         return total + needed <= limit
+
+    def _names(self, ending: str) -> list[str]:
+        """The files that end so, sorted. What is no file was put there by somebody else, and is left alone."""
+        try:
+            with os.scandir(self.directory) as found:
+                return sorted(each.name for each in found if each.name.endswith(ending) and each.is_file(follow_symlinks=False))
+        except FileNotFoundError:
+            return []
 
     def switch_off(self, error: OSError) -> None:
         """Do without from now on, and say so once."""
@@ -256,13 +281,13 @@ class RememberedVectors:
             number = next(reversed(self._segments), None)
             segment = None if number is None else self._segments[number]
             count = 0 if segment is None else segment.count()
-            if segment is None or count == segment.capacity:
+            if segment is None or count == segment.capacity or segment.capacity > self._capacity:  # the limit was larger
                 if (segment := self._begun()) is None:
                     return
                 count = 0
             stop = min(len(keys), start + segment.capacity - count)
             size, more = segment.growth(count + stop - start)
-            if more and not self._cache.make_room(more, segment.path, self._cache.limit):
+            if more and not self._cache.make_room(more, segment.path, self._cache.limit, self):
                 return
             segment.append(count, keys[start:stop], vectors[start:stop], size)
             start = stop
@@ -271,7 +296,7 @@ class RememberedVectors:
     def _begun(self) -> Segment | None:
         """A new file; None if there is no room for one."""
         header = Header(self._digest, self._name, self.dim, self._capacity)
-        if not self._cache.make_room(header.empty_size, None, self._cache.limit):
+        if not self._cache.make_room(header.empty_size, None, self._cache.limit, self):
             return None
         path = self._cache.directory / f"{self._digest.hex()}-{time.time_ns():020d}{_ENDING}"
         self._add(Segment.create(path, header))
@@ -415,6 +440,13 @@ def header_of(path: Path) -> Header | None:
         return Header.read(fd)
     finally:
         os.close(fd)
+
+
+def _opened(path: Path, digest: bytes, dim: int) -> Segment | None:
+    try:
+        return Segment.open(path, digest, dim)
+    except FileNotFoundError:
+        return None
 
 
 def _stat(path: Path) -> os.stat_result | None:

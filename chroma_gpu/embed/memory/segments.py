@@ -23,6 +23,9 @@ FORMAT: Final = 1
 STEPS: Final = 16
 """A file grows in so many steps, so that the bound on all files is looked at that often and not with each vector."""
 
+UNFINISHED: Final = ".tmp"
+"""How the name of a file ends that is being made."""
+
 _MAGIC: Final = b"cgpuvecs"
 _HEAD: Final = struct.Struct("<8sIIQ16sH")
 _COUNT: Final = struct.Struct("<Q")
@@ -107,12 +110,16 @@ class Segment:
     @classmethod
     def create(cls, path: Path, header: Header) -> Self:
         """A new file without vectors, at this path all at once.  Raises OSError"""
-        temporary = path.with_suffix(".tmp")
+        temporary = path.with_suffix(UNFINISHED)
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         made = cls(path, fd, header)
-        os.pwrite(fd, header.encoded() + _COUNT.pack(0), 0)
-        os.ftruncate(fd, made._first)
-        os.replace(temporary, path)
+        try:
+            _write(fd, memoryview(header.encoded() + _COUNT.pack(0)), 0)
+            os.ftruncate(fd, made._first)
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
         return made
 
     @staticmethod

@@ -86,7 +86,10 @@ class Board:
         self._broken: BaseException | None = None
         self._strikes: Counter[int] = Counter()
         self._lock = threading.Lock()
-        self._tokenise, self._work, self._done = (threading.Condition(self._lock) for _ in range(3))
+        self._tokenise, self._work = (threading.Condition(self._lock) for _ in range(2))
+        # No condition: Ctrl-C in the middle of waiting for one can leave it without the lock that it gives back.
+        self._told = threading.Lock()
+        self._told.acquire()
 
     def add(self, window: Window) -> None:
         """A window was read."""
@@ -273,16 +276,17 @@ class Board:
 
         That window leaves the board with it. Who works for a member does not wait while there is a batch for that.
         """
-        with self._lock:
-            while not (self.flight[0].done or self.delivered > seen or self.notices):
-                if member is not None and self._window(member) is not None:
-                    break
-                self._done.wait(PATIENCE)
-            notices, self.notices = self.notices, []
-            first = self.flight.popleft() if self.flight[0].done else None
-            if first is not None:
-                self._work.notify_all()  # another window is open
-            return self.delivered, notices, first
+        while True:
+            with self._lock:
+                first = self.flight[0] if self.flight[0].done else None
+                here = member is not None and self._window(member) is not None
+                if first is not None or self.delivered > seen or self.notices or here:
+                    notices, self.notices = self.notices, []
+                    if first is not None:
+                        self.flight.popleft()
+                        self._work.notify_all()  # another window is open
+                    return self.delivered, notices, first
+            self._told.acquire(timeout=PATIENCE)
 
     def close_kept(self, window: Window) -> None:
         """Hand on what is on one device of a window that is done."""
@@ -330,16 +334,22 @@ class Board:
             self._wake()
 
     def _ended(self) -> bool:
-        # A generator that nobody closes must not keep the interpreter from ending.
-        if not self.closed and self.threaded and not self.owner.is_alive():
+        # A generator that nobody closes must not keep the interpreter from ending. Who asks whether itself is alive, and is
+        # interrupted by Ctrl-C meanwhile, is dead to ``threading`` from then on.
+        if not self.closed and self.threaded and self.owner is not threading.current_thread() and not self.owner.is_alive():
             self.abandoned = True
         return self.closed or self.abandoned
 
     def _less(self, window: Window, rows: int) -> None:
         self.delivered += rows
         window.left -= rows
-        self._done.notify_all()
+        self._tell()
 
     def _wake(self) -> None:
-        for waiting in (self._tokenise, self._work, self._done):
+        for waiting in (self._tokenise, self._work):
             waiting.notify_all()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._told.locked():
+            self._told.release()

@@ -156,12 +156,13 @@ class WordTable:
         return value
 
     def _append(self, tokens: Sequence[int]) -> int:
-        start, self._made = self._made, self._made + len(tokens)
-        if self._made > len(self._ids):
-            longer = np.zeros(max(2 * len(self._ids), self._made), np.int32)
+        start, made = self._made, self._made + len(tokens)
+        if made > len(self._ids):
+            longer = np.zeros(max(2 * len(self._ids), made), np.int32)
             longer[:start] = self._ids[:start]
             self._ids = longer
-        self._ids[start : self._made] = tokens
+        self._ids[start:made] = tokens
+        self._made = made  # last, for want of memory may end this anywhere
         return start << COUNT_BITS | len(tokens)
 
     def _publish(self) -> None:

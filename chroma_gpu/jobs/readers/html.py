@@ -14,12 +14,14 @@ _BLOCKS: Final = re.compile(
 _PARAGRAPHS: Final = re.compile("article|blockquote|dl|figure|h[1-6]|hr|ol|p|pre|section|table|ul")
 _CELLS: Final = frozenset(("td", "th"))
 _SPACE: Final = re.compile(r"[ \t\n\r\f\v]+")
+_NO_CHARACTER: Final = re.compile(r"&#[0-9]{1000,}+;?")
+"""Python refuses to read so long a number."""
 
 
 def text_of(page: str) -> tuple[str, str | None]:
     """(text, title). Blocks stand on lines of their own, paragraphs and headings have a blank line between them, cells a tab."""
     reading = _Reading()
-    reading.feed(page)
+    reading.feed(_NO_CHARACTER.sub("\ufffd", page))
     reading.close()
     title = _SPACE.sub(" ", "".join(reading.title)).strip()
     return reading.text(), title or None
@@ -42,9 +44,17 @@ class _Reading(HTMLParser):
         """What was read."""
         return "".join(self._parts).strip()
 
+    def parse_marked_section(self, i: int, report: bool = True) -> int:
+        """As a browser, which passes over what it does not know."""
+        try:
+            return super().parse_marked_section(i, report)
+        except AssertionError:
+            return self.parse_bogus_comment(i, report)
+
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag in _HIDDEN:
-            self._hidden.append(tag)
+            if tag not in self._hidden:
+                self._hidden.append(tag)
         elif tag == "title" and not self._hidden:
             self._in_title = not self.title
         elif tag == "br":
