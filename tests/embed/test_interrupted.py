@@ -34,37 +34,44 @@ def ended():
     return not workers()
 
 
+class Stuck:
+    """A ``before`` that stops a thread of a stream in its sixth window of ten until ``go``."""
+
+    def __init__(self):
+        self.reached, self.go, self.caller = threading.Event(), threading.Event(), threading.current_thread()
+
+    def __call__(self, texts):
+        if threading.current_thread() is not self.caller and TEXTS[50] in texts:
+            self.reached.set()
+            assert self.go.wait(LONG)
+
+
+def given_up(device, stats=None):
+    """What stops a stream that only the collector finds; three blocks were taken of it."""
+    stuck = Stuck()
+    cycle = Cycle(stream(FakeEncoder(before=stuck, device=device), TEXTS, window=10, stats=stats))
+    for _ in range(3):
+        next(cycle.blocks)
+    assert stuck.reached.wait(LONG)
+    return stuck
+
+
 @PLACES
 def test_the_collector_may_close_a_stream_in_its_own_thread_under_its_own_lock(device):
-    at, go, collected = threading.Event(), threading.Event(), threading.Event()
-    caller = threading.current_thread()
-
-    def before(texts):
-        if threading.current_thread() is not caller:
-            at.set()
-            assert go.wait(LONG)
+    armed, collected = threading.Event(), threading.Event()
 
     class Collecting(Stats):
         def __setattr__(self, name, value):
             super().__setattr__(name, value)
-            if name == "batches" and go.is_set() and not collected.is_set():
-                collected.set()
+            if name == "batches" and armed.is_set() and not collected.is_set():
                 gc.collect()
+                collected.set()
 
     gc.disable()
     try:
-        cycle = Cycle(stream(FakeEncoder(before=before, device=device), TEXTS, window=10, stats=Collecting()))
-        if device == "cpu":
-            next(cycle.blocks)
-        else:
-            reader = threading.Thread(target=next, args=(cycle.blocks,))
-            reader.start()
-        assert at.wait(LONG)
-        if device != "cpu":
-            go.set()
-            reader.join()
-        del cycle
-        go.set()
+        stuck = given_up(device, Collecting())
+        armed.set()
+        stuck.go.set()
         assert collected.wait(LONG)
         assert ended()
     finally:
@@ -73,22 +80,10 @@ def test_the_collector_may_close_a_stream_in_its_own_thread_under_its_own_lock(d
 
 @PLACES
 def test_a_stream_closed_by_the_collector_is_not_waited_for(device):
-    stuck, go = threading.Event(), threading.Event()
-    caller = threading.current_thread()
-
-    def before(texts):
-        if threading.current_thread() is not caller and TEXTS[50] in texts:
-            stuck.set()
-            assert go.wait(LONG)
-
-    cycle = Cycle(stream(FakeEncoder(before=before, device=device), TEXTS, window=10))
-    for _ in range(3):
-        next(cycle.blocks)
-    assert stuck.wait(LONG)
-    del cycle
+    stuck = given_up(device)
     gc.collect()
     assert workers(), "the collector may be in the hands of a thread with a lock that these wait for"
-    go.set()
+    stuck.go.set()
     assert ended()
 
 
@@ -127,12 +122,12 @@ def test_ctrl_c_before_a_crew_is_closed(monkeypatch):
 @PLACES
 def test_the_caller_waits_for_nothing_that_ctrl_c_can_break(device, monkeypatch):
     """Interrupted in a condition or an event, it may not have the lock that it then gives back, or have it for ever."""
-    caller, blocks = threading.current_thread(), stream(FakeEncoder(device=device), TEXTS, window=10)
+    caller, blocks = threading.get_ident(), stream(FakeEncoder(device=device), TEXTS, window=10)
     got = [next(blocks)]
 
     def checked(method):
         def call(self, *given):
-            assert threading.current_thread() is not caller or starting
+            assert threading.get_ident() != caller or starting
             return method(self, *given)
 
         return call

@@ -195,6 +195,22 @@ def test_a_table_asks_for_each_word_once(monkeypatch):
     assert table.ids[:3].tolist() == [1, 2, 3]
 
 
+def test_a_table_for_which_there_is_no_memory_now_goes_on_later(monkeypatch):
+    table = WordTable(lambda word: [len(word)] * 30_000)
+    real = np.zeros
+
+    def short(*given, **named):
+        raise MemoryError
+
+    monkeypatch.setattr(wordtable.np, "zeros", short)
+    with pytest.raises(MemoryError):
+        table.long_value(b"one")
+    monkeypatch.setattr(wordtable.np, "zeros", real)
+    for word in (b"one", b"three"):
+        value = table.long_value(word)
+        assert (table.ids[value >> 16 :][: value & 65_535] == len(word)).all()
+
+
 def odd(change):
     tokenizer = bert()
     change(tokenizer)
