@@ -18,13 +18,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, Self
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
@@ -44,16 +46,18 @@ JOINED: Final = 16
 RESULTS: Final = ROOT / "benchmarks" / "results"
 MODEL: Final = "all-MiniLM-L6-v2"
 STEPS: Final = ("speed", "job", "quality", "flat")
+TYPES: Final = {"fp32": "float32", "bf16": "bfloat16"}
 BATCHES: Final = (16, 32, 64, 128)
 """Batch sizes among which the library's best is looked for; 32 is its default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured: texts, slices of them, texts of the search for the best batch, rows of the step ``flat``."""
+    """How much is measured: texts, slices of them, texts of the search for the best batch, of jobs, rows of the step ``flat``."""
 
     texts: int = 20_000
     slices: int = 4
+    job: int = 10_000
     sample: int = 500
     flat: int = 199_955
 
@@ -63,12 +67,64 @@ TINY: Final = Size(texts=64, slices=2, sample=16, flat=3_000)
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """Something that embeds texts; ``ours`` is what the others are compared with at the same precision."""
+    """Something that embeds texts; ``ours`` is what the others are compared with at the same precision. ``batch`` is the library's."""
 
     name: str
     dtype: str
-    embed: Callable[[Sequence[str]], Vectors]
-    ours: bool = False
+    batch: int = 0
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is our pipeline."""
+        return self.batch == 0
+
+    def function(self) -> Callable[[Sequence[str]], Vectors]:
+        """What embeds, loaded."""
+        if self.ours:
+            return _ours(TYPES[self.dtype])
+        return partial(self.model().encode, batch_size=self.batch, show_progress_bar=False)
+
+    def model(self) -> Any:
+        """The library's model."""
+        from sentence_transformers import SentenceTransformer
+
+        from chroma_gpu.embed.encoders.sources import Request, find
+
+        given = {"device": "cpu", "local_files_only": True, "model_kwargs": {"dtype": TYPES[self.dtype]}}
+        return SentenceTransformer(str(find(Request(MODEL))), **given)
+
+
+class Workers:
+    """A process for each way, so that no way finds threads and memory as another has left them. They wait while others work."""
+
+    def __init__(self) -> None:
+        self._pools: dict[Way, ProcessPoolExecutor] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for pool in self._pools.values():
+            pool.shutdown()
+
+    def embed(self, way: Way, texts: Sequence[str]) -> tuple[float, Vectors]:
+        """Seconds that the texts took, and their vectors."""
+        if way not in self._pools:
+            self._pools[way] = ProcessPoolExecutor(1, get_context("spawn"))
+        return self._pools[way].submit(_embedded, way, list(texts)).result()
+
+
+def _embedded(way: Way, texts: list[str]) -> tuple[float, Vectors]:
+    """In a process of ``Workers``."""
+    if way not in _LOADED:
+        _LOADED[way] = way.function()
+        _LOADED[way](texts[:32])
+    began = perf_counter()
+    vectors = _LOADED[way](texts)
+    return perf_counter() - began, vectors
+
+
+_LOADED: Final[dict[Way, Callable[[Sequence[str]], Vectors]]] = {}
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -102,50 +158,50 @@ def _speed(data: Path, size: Size) -> Iterator[dict[str, Any]]:
     """Texts a second of the pipeline alone, against the library at its default and at its best batch."""
     for name, texts in _texts(data, size).items():
         few = min(size.sample, max(1, len(texts) // 14))
-        ways = _ways(texts[:: len(texts) // few][:few])
-        took: dict[str, list[float]] = {way.name: [] for way in ways}
-        vectors: dict[str, list[Vectors]] = {way.name: [] for way in ways}
-        parts = [texts[at :: size.slices] for at in range(size.slices)]
-        for turn, part in enumerate(parts):
-            for way in ways[turn % len(ways) :] + ways[: turn % len(ways)]:
-                began = perf_counter()
-                vectors[way.name].append(way.embed(part))
-                took[way.name].append(perf_counter() - began)
-        exact = np.concatenate(vectors[next(way.name for way in ways if way.dtype == "fp32" and not way.ours)])
+        with Workers() as workers:
+            ways = _ways(texts[:: len(texts) // few][:few])
+            took: dict[Way, list[float]] = {way: [] for way in ways}
+            vectors: dict[Way, list[Vectors]] = {way: [] for way in ways}
+            parts = [texts[at :: size.slices] for at in range(size.slices)]
+            for turn, part in enumerate(parts):
+                for way in ways[turn % len(ways) :] + ways[: turn % len(ways)]:
+                    seconds, made = workers.embed(way, part)
+                    took[way].append(seconds)
+                    vectors[way].append(made)
+        exact = np.concatenate(vectors[next(way for way in ways if way.dtype == "fp32" and not way.ours)])
         for way in ways:
-            ours = took[next(each.name for each in ways if each.ours and each.dtype == way.dtype)]
+            ours = took[next(each for each in ways if each.ours and each.dtype == way.dtype)]
             yield {
                 "case": f"speed_{name}",
                 "way": way.name,
                 "dtype": way.dtype,
                 "texts": len(texts),
-                "texts_per_second": median(len(part) / seconds for part, seconds in zip(parts, took[way.name], strict=True)),
-                "ratio": median(theirs / mine for theirs, mine in zip(took[way.name], ours, strict=True)),
-                "least_cosine": float(_cosines(np.concatenate(vectors[way.name]), exact).min()),
+                "texts_per_second": median(len(part) / seconds for part, seconds in zip(parts, took[way], strict=True)),
+                "ratio": median(theirs / mine for theirs, mine in zip(took[way], ours, strict=True)),
+                "least_cosine": float(_cosines(np.concatenate(vectors[way]), exact).min()),
             }
 
 
 def _ways(sample: Sequence[str]) -> list[Way]:
-    """Ours and the library's, at full and at half precision; the library's best batch is found on a sample."""
-    from sentence_transformers import SentenceTransformer
-
-    from chroma_gpu.embed.encoders.sources import Request, find
-
-    directory, ways = str(find(Request(MODEL))), []
-    for dtype, name in {"fp32": "float32", "bf16": "bfloat16"}.items():
-        ways.append(Way(f"chroma_gpu {dtype}", dtype, _ours(name), ours=True))
-        library = SentenceTransformer(directory, device="cpu", local_files_only=True, model_kwargs={"dtype": name})
-
-        def encode(batch: int, library: Any = library) -> Callable[[Sequence[str]], Vectors]:
-            return lambda texts: library.encode(list(texts), batch_size=batch, show_progress_bar=False)
-
-        encode(32)(sample[:32])
-        best = min(BATCHES, key=lambda batch, encode=encode: min(_seconds(encode(batch), sample) for _ in range(2)))
-        names = {batch: f"sentence-transformers {dtype} batch {batch}" for batch in (32, best)}
-        ways += [Way(name, dtype, encode(batch)) for batch, name in names.items()]
-    for way in ways:
-        way.embed(sample[:32])
+    """Ours and the library's, at full and at half precision; the library's best batch is found on a sample, before its slices."""
+    ways = []
+    for dtype in TYPES:
+        with ProcessPoolExecutor(1, get_context("spawn")) as trying:
+            best = trying.submit(_best_batch, dtype, list(sample)).result()
+        library = [Way(f"sentence-transformers {dtype} batch {batch}", dtype, batch) for batch in dict.fromkeys((32, best))]
+        ways += [Way(f"chroma_gpu {dtype}", dtype), *library]
     return ways
+
+
+def _best_batch(dtype: str, sample: Sequence[str]) -> int:
+    """The batch size at which the library is fastest, each tried twice; in a process of its own."""
+    encode = Way("", dtype, 32).model().encode
+
+    def seconds(batch: int) -> float:
+        return min(_seconds(partial(encode, batch_size=batch, show_progress_bar=False), sample) for _ in range(2))
+
+    encode(sample[:32], show_progress_bar=False)
+    return min(BATCHES, key=seconds)
 
 
 def _ours(dtype: str) -> Callable[[Sequence[str]], Vectors]:
@@ -157,9 +213,9 @@ def _ours(dtype: str) -> Callable[[Sequence[str]], Vectors]:
 
 def _job(data: Path, size: Size) -> Iterator[dict[str, Any]]:
     """The job from file to committed collection, against the pipeline alone on the same texts."""
-    texts = _texts(data, size)["short"]
+    texts = _texts(data, size)["short"][: size.job]
     parts = [texts[at :: size.slices] for at in range(size.slices)]
-    for dtype, name in {"fp32": "float32", "bf16": "bfloat16"}.items():
+    for dtype, name in TYPES.items():
         ways: list[Callable[[Sequence[str]], object]] = [_ours(name), partial(_whole_job, dtype)]
         took: list[list[float]] = [[], []]
         for way in ways:

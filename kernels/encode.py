@@ -92,6 +92,9 @@ def check(hidden: Tensor, where: Tensor, chunk: Chunk | None, first: int, metric
 
 def _padded(hidden: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     """[b, t, h] and its mask."""
+    if len(offsets) == 2:  # a single text, which is in a hurry
+        only = hidden[int(offsets[0]) : int(offsets[1])][None]
+        return only, torch.ones(only.shape[:2], dtype=torch.bool, device=hidden.device)
     lengths = offsets.diff()
     longest = int(lengths.max()) if len(lengths) else 0
     mask = torch.arange(longest, device=hidden.device) < lengths[:, None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -33,7 +33,8 @@ class Lane:
         self._encoder = board.members[member]
         self._padded: bool = getattr(self._encoder, "padded", True)
         self._budget = budget_of(self._encoder)
-        self._on_device = self._encoder.on_device if isinstance(self._encoder, Keeping) else None
+        keeps = board.kept is not None and isinstance(self._encoder, Keeping)  # asked last, for it is slow
+        self._on_device = cast(Keeping, self._encoder).on_device if keeps else None
         self._launched: deque[Batch] = deque()
         self._most = LAUNCHED if str(getattr(self._encoder, "device", "cpu")) != "cpu" else 0
         self._since: float | None = None
