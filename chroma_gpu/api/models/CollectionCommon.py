@@ -233,7 +233,8 @@ class CollectionCommon:
 
     def _embed(self, input: Any, is_query: bool = False, progress: Progress = None, kept: Kept | None = None) -> Vectors:
         batch = BATCH if progress else None
-        memory = None if is_query else self._engine.memory
+        # Chroma's own tests embed through collections of clients that are none.
+        memory = None if is_query else getattr(self._engine, "memory", None)
         return embed_texts(self._function(), input, query=is_query, progress=progress, batch=batch, kept=kept, memory=memory)
 
     def _sparse_keys(self) -> dict[str, SparseKey]:
