@@ -282,7 +282,7 @@ def test_a_store_without_an_index_gets_one_at_the_next_write(new_store):
         for table in INVERTED:
             txn.clear(table)
         summary = read_summary(txn)
-        kept = len(SUMMED) - len(INVERTED)
+        kept = SUMMED.index(INVERTED[0])  # nor were there the tables that came later
         summary.counts, summary.digests = summary.counts[:kept], summary.digests[:kept]
         fields = msgspec.to_builtins(summary)[: Summary.__struct_fields__.index("folds")]
         txn.put(STATE, STATE_KEY, seal(STATE_KEY, msgspec.msgpack.encode(fields)))
