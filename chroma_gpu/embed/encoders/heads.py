@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +20,9 @@ import numpy.typing as npt
 from chroma_gpu import device as devices
 from chroma_gpu.embed.encoders.layout import UnusualModelError, read_json, refuse_pickles, transformer_settings
 from chroma_gpu.embed.encoders.transfers import Sent, to_device, to_host
-from chroma_gpu.embed.encoders.weights import default_dtype
+from chroma_gpu.embed.encoders.weights import cut_to_length, default_dtype, explained, without_progress
 from chroma_gpu.embed.stream.protocol import WINDOW, Prompt
 from chroma_gpu.embed.tokens.tokeniser import TokenIds, Tokeniser
-from chroma_gpu.errors import ChromaError, DeviceError, EmbeddingFailed
 from chroma_gpu.records import Vectors
 
 if TYPE_CHECKING:
@@ -32,9 +30,6 @@ if TYPE_CHECKING:
 
 CPU_BUDGET: Final = 2_048
 """Padded tokens per batch on a CPU, as for encoders."""
-
-_NO_LIMIT: Final = 1 << 30
-"""Tokenizers without a length say a number far above this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +166,7 @@ class HeadEncoder(ABC):
         import transformers
 
         directory, local = str(self.layout.directory), {"local_files_only": True, "trust_remote_code": False}
-        try:
+        with explained(self.layout.directory, self.device):
             length = {} if self.layout.max_tokens is None else {"model_max_length": self.layout.max_tokens}
             config = transformers.AutoConfig.from_pretrained(directory, **local)
             self.take(config)
@@ -184,42 +179,13 @@ class HeadEncoder(ABC):
                     directory, config=config, dtype=chosen, use_safetensors=True, **local
                 )
             self._model = model.eval().requires_grad_(False).to(self.device)
-        except (UnusualModelError, ChromaError):
-            raise
-        except Exception as error:
-            if devices.is_out_of_memory(error):
-                raise DeviceError(
-                    f"the model in {directory} does not fit into the memory of {self.device}.", hint='Use device="cpu".'
-                ) from error
-            raise EmbeddingFailed(
-                f"the model in {directory} cannot be loaded: {error}", hint="It must be complete, with weights as safetensors."
-            ) from error
 
     def _set_tokenizer(self, tokenizer: Any, positions: int) -> None:
         if not tokenizer.is_fast:
             raise UnusualModelError("its tokenizer is not a fast one")
-        length = tokenizer.model_max_length
-        if self.layout.max_tokens is None and positions > 0:
-            length = min(length, positions)
-        self._tokenizer = tokenizer.backend_tokenizer
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        if length < _NO_LIMIT:
-            self._tokenizer.enable_truncation(length, strategy="longest_first", direction=tokenizer.truncation_side)
+        self._tokenizer, _ = cut_to_length(tokenizer, self.layout.max_tokens, positions)
         if self.layout.lower_case:
             raise UnusualModelError("it puts texts into lower case before its tokenizer does")
         self._pad = tokenizer.pad_token_id or 0
         self._pad_left = tokenizer.padding_side == "left"
         self._typed = "token_type_ids" in tokenizer.model_input_names
-
-
-@contextmanager
-def without_progress(logging: Any) -> Iterator[None]:
-    """Loading a model takes a moment; transformers would show a bar for it on every stderr."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from chroma_gpu import device as devices
 from chroma_gpu.embed.encoders.layout import Dense, Layout, Normalize, UnusualModelError
-from chroma_gpu.errors import DeviceError, EmbeddingFailed
+from chroma_gpu.errors import ChromaError, DeviceError, EmbeddingFailed
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +51,7 @@ def reading(layout: Layout) -> tuple[Any, Reading]:
 
     local = {"local_files_only": True, "trust_remote_code": False}
     length = {} if layout.max_tokens is None else {"model_max_length": layout.max_tokens}
-    with _explained(layout, "cpu"):
+    with explained(layout.directory, "cpu"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(layout.directory), **local, **length)
         config = transformers.AutoConfig.from_pretrained(str(layout.directory), **local)
         config.use_cache = False  # a decoder would keep keys and values that nobody reads
@@ -66,7 +67,7 @@ def model(layout: Layout, config: Any, device: str, dtype: str) -> Any:
     import torch
     import transformers
 
-    with _explained(layout, device), _without_progress(transformers.utils.logging):
+    with explained(layout.directory, device), without_progress(transformers.utils.logging):
         loaded = _family(transformers, config).from_pretrained(
             str(layout.directory),
             config=config,
@@ -80,7 +81,7 @@ def model(layout: Layout, config: Any, device: str, dtype: str) -> Any:
 
 def steps(layout: Layout, device: str) -> list[Callable[[torch.Tensor], torch.Tensor]]:
     """What happens to the pooled vectors, in float32.  Raises EmbeddingFailed, DeviceError"""
-    with _explained(layout, device):
+    with explained(layout.directory, device):
         return [_step(step, device) for step in layout.steps]
 
 
@@ -95,19 +96,29 @@ def default_dtype(device: str, model_type: str) -> str:
 def _reading(layout: Layout, tokenizer: Any, positions: int) -> Reading:
     if not tokenizer.is_fast or any(tokenizer.backend_tokenizer.encode("a").type_ids):
         raise UnusualModelError("its tokenizer is not a plain fast one")
-    length = tokenizer.model_max_length
-    if layout.max_tokens is None and positions > 0:
-        length = min(length, positions)
-    plain = tokenizer.backend_tokenizer
-    plain.no_padding()
-    plain.no_truncation()
-    if length < _NO_LIMIT:
-        plain.enable_truncation(length, direction=tokenizer.truncation_side)
+    plain, length = cut_to_length(tokenizer, layout.max_tokens, positions)
     if layout.lower_case:
         _lower_case(plain)
     zeros = ["token_type_ids"] if "token_type_ids" in tokenizer.model_input_names else []
     left = tokenizer.padding_side == "left"
-    return Reading(plain, length if length < _NO_LIMIT else None, tokenizer.pad_token_id or 0, left, zeros)
+    return Reading(plain, length, tokenizer.pad_token_id or 0, left, zeros)
+
+
+def cut_to_length(tokenizer: Any, max_tokens: int | None, positions: int) -> tuple[Any, int | None]:
+    """The fast tokenizer inside, without padding, and how many tokens it leaves of a text; None: all.
+
+    max_tokens  what the model's files say; None: what tokenizer and ``positions`` say, which is -1 where there is no such limit
+    """
+    length = tokenizer.model_max_length
+    if max_tokens is None and positions > 0:
+        length = min(length, positions)
+    plain = tokenizer.backend_tokenizer
+    plain.no_padding()
+    plain.no_truncation()
+    if length >= _NO_LIMIT:
+        return plain, None
+    plain.enable_truncation(length, strategy="longest_first", direction=tokenizer.truncation_side)
+    return plain, length
 
 
 def _family(transformers: Any, config: Any) -> Any:
@@ -149,23 +160,23 @@ def _lower_case(tokenizer: Any) -> None:
 
 
 @contextmanager
-def _explained(layout: Layout, device: str) -> Iterator[None]:
+def explained(directory: Path, device: str) -> Iterator[None]:
     try:
         yield
-    except (UnusualModelError, EmbeddingFailed, DeviceError):
+    except (UnusualModelError, ChromaError):
         raise
     except Exception as error:
         if devices.is_out_of_memory(error):
             raise DeviceError(
-                f"the model in {layout.directory} does not fit into the memory of {device}.", hint='Use device="cpu".'
+                f"the model in {directory} does not fit into the memory of {device}.", hint='Use device="cpu".'
             ) from error
         raise EmbeddingFailed(
-            f"the model in {layout.directory} cannot be loaded: {error}", hint="It must be complete, with weights as safetensors."
+            f"the model in {directory} cannot be loaded: {error}", hint="It must be complete, with weights as safetensors."
         ) from error
 
 
 @contextmanager
-def _without_progress(logging: Any) -> Iterator[None]:
+def without_progress(logging: Any) -> Iterator[None]:
     """Loading a model takes a moment; transformers would show a bar for it on every stderr."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
